@@ -12,13 +12,13 @@
 //! A peer that does not let this client read at all is asked no more. Each store looks at rights before it looks who leads, and the copy
 //! of the rights that this store has may be older than the leader's, so its refusal changes nothing while there may be news from others.
 //! If there is none within [`REFUSAL_PATIENCE`], or all peers have refused and the placement driver knows nothing new, the call is sent to
-//! that peer, and is refused there for good and in its own words. But a peer that lets this client read, and says that it does not lead,
-//! vouches for the client: then the search goes on, for an election may take longer than that.
+//! that peer, and is refused there for good and in its own words. So are further calls for that key for as long. But a peer that lets this
+//! client read, and says that it does not lead, vouches for the client: then the search goes on, for an election may take longer than that.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::{Either, select};
@@ -43,7 +43,7 @@ const PLACEMENT_DRIVER_WAIT: Duration = Duration::from_millis(200);
 const PLACEMENT_DRIVER_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// How long others have to bring news, or to let this client in, once a peer has refused it. The placement driver is asked within that
-/// time.
+/// time. Where there is no news, nobody is asked again for the same key for that long.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Routes {
@@ -57,10 +57,12 @@ impl Routes {
         let placement_driver = pin!(self.ask_placement_driver_until_news(&key, &suspect));
         match select(peers, placement_driver).await {
             Either::Left((Some(refusing), _)) => {
-                return Ok(Arc::new(Route {
+                let refusing = Arc::new(Route {
                     suspicion: Some(Suspicion::Refuses),
                     ..refusing
-                }));
+                });
+                self.note_refused(key.clone(), &refusing);
+                return Ok(refusing);
             }
             Either::Right((Some(refusal), _)) => return Err(refusal.into()),
             Either::Left((None, _)) | Either::Right((None, _)) => {}
@@ -194,6 +196,21 @@ impl Routes {
             }
         }
         None
+    }
+
+    fn note_refused(&self, key: Bytes, refusing: &Arc<Route>) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|_, (ended_at, _)| ended_at.elapsed() < REFUSAL_PATIENCE);
+        refused.insert(key, (Instant::now(), Arc::clone(refusing)));
+    }
+
+    /// What a search for `key` has just ended with, if that is a peer that refuses this client. Otherwise each call of a client without a
+    /// right would be a search.
+    pub(super) fn refused_lately(&self, key: &[u8]) -> Option<Arc<Route>> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let (ended_at, refusing) = refused.get(key)?;
+        let is_recent = ended_at.elapsed() < REFUSAL_PATIENCE;
+        (is_recent && !self.has_news(refusing)).then(|| Arc::clone(refusing))
     }
 
     fn question_deadline(&self) -> Deadline {

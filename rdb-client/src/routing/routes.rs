@@ -31,6 +31,8 @@ pub(super) struct Routes {
     cache: Mutex<RegionCache>,
     /// Lookups that are under way, by the start of the hole that they fill.
     lookups: Mutex<BTreeMap<Bytes, Lookup>>,
+    /// What searches have ended with under [`Suspicion::Refuses`], by the key that they were made for, and when.
+    pub(super) refused: Mutex<BTreeMap<Bytes, (Instant, Arc<Route>)>>,
 }
 
 pub(super) type Found = Result<Arc<Route>, Failure>;
@@ -61,6 +63,7 @@ impl Routes {
             placement_driver,
             cache: Mutex::default(),
             lookups: Mutex::default(),
+            refused: Mutex::default(),
         }
     }
 
@@ -120,6 +123,9 @@ impl Routes {
 
     /// The replicated region that holds `key`, once somebody leads it.
     async fn find_leader(self: &Arc<Self>, key: &[u8], deadline: Deadline) -> Found {
+        if let Some(refusing) = self.refused_lately(key) {
+            return Ok(refusing);
+        }
         let found = self.look_up(key, deadline).await?;
         match found.suspicion {
             None | Some(Suspicion::Refuses) => Ok(found),

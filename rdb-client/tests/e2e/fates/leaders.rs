@@ -38,6 +38,7 @@ over_both_paths! {
     peers_are_asked_where_a_sole_peer_has_got_others_and_nobody_knows_the_leader,
     who_may_not_do_it_is_told_so_where_nobody_knows_a_leader,
     who_may_not_do_it_is_told_so_when_the_leader_has_gone,
+    calls_that_are_denied_one_after_the_other_share_a_search,
     a_new_address_of_the_leader_is_learned_from_the_placement_driver,
     a_thousand_calls_that_wait_for_a_leader_share_the_search,
 }
@@ -465,6 +466,26 @@ async fn who_may_not_do_it_is_told_so_when_the_leader_has_gone(path: CallPath) {
     group.elect(3, 3);
     client.raw_put("k", "2").await.unwrap();
     assert_eq!(group.applied("k"), [1, 0, 1]);
+}
+
+async fn calls_that_are_denied_one_after_the_other_share_a_search(path: CallPath) {
+    let group = Group::start().await;
+    for node in &group.nodes {
+        node.store.allow_only("k");
+    }
+    let client = group.client_over(path).await;
+    client.raw_put("k", "1").await.unwrap();
+    group.node(1).proxy.refuse().await;
+    group.depose(2);
+    for _ in 0..20 {
+        let denied = client.raw_put("a", "1").await;
+        assert!(is_denied(&denied), "{denied:?}");
+    }
+    let asked: usize = group.asked("a").iter().sum();
+    assert!(
+        asked < 60,
+        "a search asks four times, and a call once: {asked}"
+    );
 }
 
 async fn a_new_address_of_the_leader_is_learned_from_the_placement_driver(path: CallPath) {
