@@ -68,7 +68,9 @@ impl Client {
             PlacementDriver::of(&config, pd_addresses, Arc::clone(&counters)).map(Arc::new)?;
         let deadline = Deadline::after(config.timeout);
         let answer = placement_driver.ask(deadline, |mut client| async move {
-            client.get_cluster_info(GetClusterInfoRequest {}).await
+            let without_findings = true;
+            let request = GetClusterInfoRequest { without_findings };
+            client.get_cluster_info(request).await
         });
         let cluster = answer.await.map_err(|error| wanting(error, &config))?;
         let limits = Limits::advertised(cluster.limits)?;

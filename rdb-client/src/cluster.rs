@@ -33,12 +33,13 @@ impl Client {
     ///
     /// When the placement driver does not answer in time.
     pub async fn findings(&self) -> Result<Vec<Finding>, Error> {
-        let asked = self
-            .router()
-            .placement_driver()
-            .ask(self.deadline(), |mut client| async move {
-                client.get_cluster_info(GetClusterInfoRequest {}).await
-            });
+        let asked =
+            self.router()
+                .placement_driver()
+                .ask(self.deadline(), |mut client| async move {
+                    let request = GetClusterInfoRequest::default();
+                    client.get_cluster_info(request).await
+                });
         let findings = asked.await?.findings.into_iter();
         Ok(findings.map(Finding::from).collect())
     }

@@ -301,11 +301,13 @@ impl Pd for PdService {
     ) -> Result<Response<GetClusterInfoResponse>, Status> {
         let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "GetClusterInfo");
+        let GetClusterInfoRequest { without_findings } = request.into_inner();
+        let findings = (!without_findings).then(|| self.findings());
         timed.end(Ok(Response::new(GetClusterInfoResponse {
             cluster_id: self.cluster.id(),
             limits: Some(advertised_limits()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            findings: self.findings(),
+            findings: findings.unwrap_or_default(),
         })))
     }
 }

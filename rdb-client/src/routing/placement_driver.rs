@@ -342,8 +342,9 @@ impl PlacementDriver {
             self.check_cluster(*found)?;
             return Ok(connection);
         }
+        let without_findings = true;
         let answer = client(connection.channel.clone())
-            .get_cluster_info(GetClusterInfoRequest {})
+            .get_cluster_info(GetClusterInfoRequest { without_findings })
             .await;
         if let Err(status) = &answer
             && status.code() == Code::Unimplemented

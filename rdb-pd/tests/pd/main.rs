@@ -140,7 +140,7 @@ impl Running {
     async fn cluster_id(&mut self) -> u64 {
         let info = self
             .client
-            .get_cluster_info(GetClusterInfoRequest {})
+            .get_cluster_info(GetClusterInfoRequest::default())
             .await
             .unwrap();
         info.into_inner().cluster_id

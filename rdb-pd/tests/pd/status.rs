@@ -50,7 +50,7 @@ async fn answers_to_stores_are_counted_by_whether_they_were_let_in() {
 
 /// What the placement driver says has to be done something about.
 pub(super) async fn alarms(pd: &mut Running) -> Vec<String> {
-    let asked = pd.client.get_cluster_info(GetClusterInfoRequest {});
+    let asked = pd.client.get_cluster_info(GetClusterInfoRequest::default());
     let findings = asked.await.unwrap().into_inner().findings.into_iter();
     let alarms = findings.filter(|finding| finding.is_alarm);
     alarms.map(|finding| finding.what).collect()
@@ -70,6 +70,10 @@ async fn stores_of_another_cluster_are_told_of_to_who_asks_and_on_the_page() {
          of cluster 77; this is cluster {cluster_id}"
     );
     assert_eq!(alarms(&mut pd).await, [told.as_str()]);
+    let without_findings = true;
+    let asked = GetClusterInfoRequest { without_findings };
+    let spared = pd.client.get_cluster_info(asked).await.unwrap();
+    assert_eq!(spared.into_inner().findings, []);
     let address = pd.pd.status_addr().unwrap().to_string();
     let page = http_get(&address, "/page.json").await.body;
     assert!(page.contains(&told), "{page}");

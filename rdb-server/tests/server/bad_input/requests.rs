@@ -213,7 +213,7 @@ async fn a_request_for_somewhere_else_is_told_where_it_is() {
     let mut wire = Wire::start().await;
     let info = wire
         .pd
-        .get_cluster_info(GetClusterInfoRequest {})
+        .get_cluster_info(GetClusterInfoRequest::default())
         .await
         .expect("served");
     let cluster_id = info.into_inner().cluster_id;
