@@ -68,11 +68,11 @@ pub(super) fn no_rights() -> Fault {
     )
 }
 
-/// Nobody can be let in any more.
-pub(super) fn stale(age: Duration, stale_max: Duration) -> Fault {
-    let (age_s, max_s) = (age.as_secs(), stale_max.as_secs());
+/// Nobody can be let in any more. Has no figures that change by themselves: a cause that stays the same is told once.
+pub(super) fn stale(stale_max: Duration) -> Fault {
     let cause = format!(
-        "the rights are {age_s} s old, and --auth-stale-max-s is {max_s}: this store gets no newer ones, and `rdbctl health` says why"
+        "the rights are older than --auth-stale-max-s, {} s: this store gets no newer ones, and `rdbctl health` says why",
+        stale_max.as_secs()
     );
     fault(Code::Unavailable, cause)
 }
