@@ -22,8 +22,8 @@ pub(crate) struct RightsCopy {
 /// What is wrong at the moment.
 #[derive(Debug, Default, Clone)]
 struct Troubles {
-    /// Why the first try since the last success has failed. Later tries leave it, or whoever watches the health would hear of each. But a
-    /// refusal takes the place of what may pass by itself.
+    /// Why a try since the last success has failed. It does not change with each way to get no answer, nor while several are asked by turns:
+    /// whoever watches the health would hear of each.
     renewal: Option<Trouble>,
     /// Why the mark does not say what holds.
     mark: Option<String>,
@@ -36,8 +36,32 @@ struct Troubles {
 pub(crate) struct Trouble {
     /// A line that names the placement driver.
     pub(crate) cause: String,
-    /// Whether it does not let this store in. That does not pass by itself.
-    pub(crate) is_refusal: bool,
+    /// The position of the placement driver in `--pd`.
+    pub(crate) asked: usize,
+    pub(crate) kind: TroubleKind,
+}
+
+/// What a placement driver has said. The greater one says more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum TroubleKind {
+    /// Nothing of the rights.
+    NoAnswer,
+    /// What this store cannot use yet.
+    Answer,
+    /// That it does not let this store in. That does not pass by itself.
+    Refusal,
+}
+
+impl Trouble {
+    /// Whether it is told in place of an earlier one. The placement driver of that one has the last word, but a refusal outlasts its silence:
+    /// somebody has to act. Another placement driver counts only if it says more.
+    fn replaces(&self, earlier: &Self) -> bool {
+        if self.asked == earlier.asked {
+            self.kind > TroubleKind::NoAnswer || earlier.kind == TroubleKind::Answer
+        } else {
+            self.kind > earlier.kind
+        }
+    }
 }
 
 impl RightsCopy {
@@ -83,7 +107,7 @@ impl RightsCopy {
     pub(super) fn note_renewal(&self, trouble: Option<Trouble>) {
         let known = &mut self.troubles().renewal;
         let stays = match (&*known, &trouble) {
-            (Some(first), Some(next)) => first.is_refusal || !next.is_refusal,
+            (Some(earlier), Some(next)) => !next.replaces(earlier),
             (None, _) | (_, None) => false,
         };
         if !stays {
@@ -155,7 +179,8 @@ fn warning(state: GuardState, stale_max: Duration, trouble: Option<&Trouble>) ->
         // There is no copy, or the refusal says it.
         return None;
     };
-    let trouble = trouble.filter(|trouble| trouble.is_refusal || age > OLD_AFTER)?;
+    let is_told = |trouble: &&Trouble| trouble.kind == TroubleKind::Refusal || age > OLD_AFTER;
+    let trouble = trouble.filter(is_told)?;
     Some(format!(
         "the copy of the rights is {} s old, and all calls are refused once it is older than --auth-stale-max-s, {} s: {}",
         age.as_secs(),
@@ -166,14 +191,16 @@ fn warning(state: GuardState, stale_max: Duration, trouble: Option<&Trouble>) ->
 
 #[cfg(test)]
 mod tests {
+    use super::TroubleKind::{Answer, NoAnswer, Refusal};
     use super::*;
 
     const STALE_MAX: Duration = Duration::from_secs(3600);
 
-    fn trouble(is_refusal: bool) -> Trouble {
+    fn trouble(kind: TroubleKind) -> Trouble {
         Trouble {
             cause: "pd:1: because".to_owned(),
-            is_refusal,
+            asked: 0,
+            kind,
         }
     }
 
@@ -186,7 +213,7 @@ mod tests {
         assert!(!new.is_told() && new.refuses());
         let marked = RightsCopy::new(true, false, STALE_MAX);
         assert!(marked.is_told() && marked.refuses());
-        marked.note_renewal(Some(trouble(false)));
+        marked.note_renewal(Some(trouble(NoAnswer)));
         let refusal = marked.refusal().expect("it refuses");
         assert!(refusal.contains("no copy of the rights"), "{refusal}");
         assert!(refusal.ends_with("pd:1: because"), "{refusal}");
@@ -197,40 +224,52 @@ mod tests {
 
     #[test]
     fn a_copy_that_is_old_is_told_of_and_one_that_cannot_be_renewed_at_once() {
-        let told = |age_s, is_refusal| {
+        let told = |age_s, kind| {
             let state = GuardState::Good(Duration::from_secs(age_s));
-            warning(state, STALE_MAX, Some(&trouble(is_refusal)))
+            warning(state, STALE_MAX, Some(&trouble(kind)))
         };
-        assert_eq!(told(30, false), None, "a restart of a placement driver");
-        let old = told(31, false).expect("it is old");
+        assert_eq!(told(30, NoAnswer), None, "a placement driver restarts");
+        let old = told(31, NoAnswer).expect("it is old");
         assert!(old.contains("31 s old"), "{old}");
         assert!(old.contains("3600 s: pd:1: because"), "{old}");
-        assert!(told(1, true).is_some());
+        assert!(told(1, Refusal).is_some());
         let fresh = GuardState::Good(Duration::ZERO);
         assert_eq!(warning(fresh, STALE_MAX, None), None);
         assert_eq!(refusal(fresh, STALE_MAX, None), None);
-        let stale = refusal(GuardState::Stale, STALE_MAX, Some(&trouble(false)));
+        let stale = refusal(GuardState::Stale, STALE_MAX, Some(&trouble(NoAnswer)));
         let stale = stale.expect("it refuses");
         assert!(stale.contains("--auth-stale-max-s, 3600 s"), "{stale}");
         assert_eq!(warning(GuardState::Stale, STALE_MAX, None), None);
     }
 
     #[test]
-    fn the_cause_of_a_refusal_stays_the_same_while_it_lasts() {
+    fn the_cause_that_is_told_is_what_is_the_case_and_does_not_change_with_each_try() {
         let copy = RightsCopy::new(true, false, STALE_MAX);
-        let told = |cause: &str, is_refusal| {
+        // The placement driver that was asked and what came of it, and whose trouble is told then.
+        for (asked, kind, cause, told) in [
+            (0, NoAnswer, "a: away", "a: away"),
+            (0, NoAnswer, "a: slow", "a: away"),
+            (1, NoAnswer, "b: away", "a: away"),
+            (0, Answer, "a: not yet", "a: not yet"),
+            (1, NoAnswer, "b: away", "a: not yet"),
+            (1, Answer, "b: not yet", "a: not yet"),
+            (0, NoAnswer, "a: away again", "a: away again"),
+            (1, Answer, "b: not yet", "b: not yet"),
+            (1, Refusal, "b: no token", "b: no token"),
+            (1, Refusal, "b: a wrong token", "b: a wrong token"),
+            (0, Answer, "a: not yet", "b: a wrong token"),
+            (1, NoAnswer, "b: away", "b: a wrong token"),
+            (1, Answer, "b: not yet", "b: not yet"),
+        ] {
             let cause = cause.to_owned();
-            copy.note_renewal(Some(Trouble { cause, is_refusal }));
-            copy.refusal().expect("it refuses")
-        };
-        let first = told("a:1: away", false);
-        assert!(first.ends_with("a:1: away"), "{first}");
-        assert_eq!(told("b:1: away", false), first);
-        let refused = told("b:1: no token", true);
-        assert!(refused.ends_with("b:1: no token"), "somebody has to act");
-        assert_eq!(told("a:1: away", false), refused);
+            copy.note_renewal(Some(Trouble { cause, asked, kind }));
+            let refusal = copy.refusal().expect("it refuses");
+            assert!(refusal.ends_with(told), "{told}: {refusal}");
+        }
         copy.note_renewal(None);
-        assert!(told("a:1: away", false).ends_with("a:1: away"));
+        copy.note_renewal(Some(trouble(NoAnswer)));
+        let refusal = copy.refusal().expect("it refuses");
+        assert!(refusal.ends_with("pd:1: because"), "{refusal}");
     }
 
     #[test]
@@ -250,7 +289,7 @@ mod tests {
         use rdb_proto::findings::About;
 
         let copy = RightsCopy::new(true, false, STALE_MAX);
-        copy.note_renewal(Some(trouble(true)));
+        copy.note_renewal(Some(trouble(Refusal)));
         copy.note_mark(Some("no space".to_owned()));
         for told in [copy.refusal(), copy.warning()] {
             let told = told.expect("both are wrong");

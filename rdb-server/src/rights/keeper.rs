@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use super::copy::Trouble;
+use super::copy::{Trouble, TroubleKind};
 use super::{Mark, RightsCopy};
 use crate::placement_drivers::{PlacementDrivers, refuses_identity};
 
@@ -120,17 +120,19 @@ impl RightsKeeper {
             Ok(response) if response.enforced => {
                 return self.take(asked, known_version, response).await;
             }
-            Ok(_) => return self.lift(has_taken_in).await,
+            Ok(_) => return self.lift(asked, has_taken_in).await,
             Err(status) => status,
         };
         let cause = status.message().to_owned();
-        let is_refusal = refuses_identity(&status);
-        if is_refusal {
+        let kind = if refuses_identity(&status) {
             self.close().await;
+            TroubleKind::Refusal
         } else if status.code() == Code::Unimplemented {
-            return self.do_without(cause, has_taken_in).await;
-        }
-        Err(Trouble { cause, is_refusal })
+            return self.do_without(cause, asked, has_taken_in).await;
+        } else {
+            TroubleKind::NoAnswer
+        };
+        Err(Trouble { cause, asked, kind })
     }
 
     /// The version that need not be sent again. 0: all are to be sent.
@@ -197,10 +199,8 @@ impl RightsKeeper {
             Ok(rights) => rights,
             Err(cause) => {
                 self.close().await;
-                return Err(Trouble {
-                    cause,
-                    is_refusal: false,
-                });
+                let kind = TroubleKind::Answer;
+                return Err(Trouble { cause, asked, kind });
             }
         };
         self.mark_open_store().await;
@@ -222,7 +222,7 @@ impl RightsKeeper {
     }
 
     /// A placement driver says that rights are not enforced.
-    async fn lift(&mut self, has_taken_in: bool) -> Result<(), Trouble> {
+    async fn lift(&mut self, asked: usize, has_taken_in: bool) -> Result<(), Trouble> {
         if self.serves_everybody() {
             return Ok(());
         }
@@ -231,7 +231,8 @@ impl RightsKeeper {
                 cause: "a placement driver says that rights are not enforced, which this store believes once that one has taken its \
                         registration"
                     .to_owned(),
-                is_refusal: false,
+                asked,
+                kind: TroubleKind::Answer,
             });
         }
         if self.copy.guard().is_enforced() && self.mark.may_be_there() {
@@ -242,7 +243,12 @@ impl RightsKeeper {
     }
 
     /// A placement driver knows no rights. A store that is new serves everybody once such a one has taken it in. Nothing else changes.
-    async fn do_without(&mut self, mut cause: String, has_taken_in: bool) -> Result<(), Trouble> {
+    async fn do_without(
+        &mut self,
+        mut cause: String,
+        asked: usize,
+        has_taken_in: bool,
+    ) -> Result<(), Trouble> {
         if self.serves_everybody() {
             return Ok(());
         }
@@ -256,10 +262,8 @@ impl RightsKeeper {
             self.open().await;
             return Ok(());
         }
-        Err(Trouble {
-            cause,
-            is_refusal: false,
-        })
+        let kind = TroubleKind::Answer;
+        Err(Trouble { cause, asked, kind })
     }
 
     /// Whether everybody is served, and will be after a restart.
