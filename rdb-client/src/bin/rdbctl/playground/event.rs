@@ -16,6 +16,7 @@ const USERS: &str = "
   rdbctl auth user list
   rdbctl auth user add ada --token-out ada.token
   rdbctl auth grant ada reader --keyspace raw --prefix k
+  sleep 3    # stores ask for changes every two seconds
   rdbctl --token-file ada.token raw put k1 v2    # not allowed";
 
 #[derive(Serialize)]
