@@ -276,9 +276,12 @@ async fn a_peer_that_refuses_keeps_no_call_from_the_next_leader(path: CallPath) 
     client.raw_put("k", "1").await.unwrap();
     group.node(1).proxy.refuse().await;
     group.node(2).store.allow_only("other key");
-    let write = tokio::spawn(async move { client.raw_put("k", "2").await });
+    let mut write = tokio::spawn(async move { client.raw_put("k", "2").await });
     // The waits between so many questions are at least 1.6 s together.
-    group.node(3).store.wait_arrived(10).await;
+    tokio::select! {
+        ended = &mut write => panic!("it has not waited for the next leader: {ended:?}"),
+        () = group.node(3).store.wait_arrived(10) => {}
+    }
     group.elect(3, 2);
     assert_eq!(write.await.unwrap(), Ok(()));
     assert_eq!(group.applied("k"), [1, 0, 1]);
