@@ -170,7 +170,6 @@ struct Shared {
     storage: Storage,
     /// Never held across an await. Only the registrar changes the durable part.
     state: RwLock<State>,
-    foreign_reports: Mutex<RareLine>,
     /// When somebody last looked at the page.
     watched_at: Mutex<Option<Instant>>,
     /// What the page last showed, and when it was put together. Held while that is done.
@@ -209,7 +208,6 @@ impl Cluster {
         let shared = Arc::new(Shared {
             storage,
             state: RwLock::new(state),
-            foreign_reports: Mutex::default(),
             watched_at: Mutex::default(),
             shown: Mutex::default(),
         });
@@ -268,15 +266,7 @@ impl Cluster {
             state.note_replicas(store_id, has_replicas);
             state.note_load(store_id, heartbeat.load, now);
             let ignored = state.note_reports(store_id, &heartbeat.reports, now);
-            let (later, foreign): (Vec<_>, Vec<_>) = ignored
-                .into_iter()
-                .partition(|report| state.is_later(report));
-            for report in later {
-                if state.note_later(report, now) {
-                    log_later(store_id, report);
-                }
-            }
-            self.shared.log_foreign(store_id, &foreign, now);
+            state.note_ignored(store_id, &ignored, now);
             state.retain_changes(store_id, &mut heartbeat.reports);
             let mut changes = state.decide_heartbeat(&heartbeat, now);
             changes.extend(state.decide_departures(now));
@@ -487,27 +477,6 @@ impl Shared {
         Ok(())
     }
 
-    fn log_foreign(&self, store_id: u64, reports: &[&Report], now: Instant) {
-        for report in reports {
-            let mut line = self
-                .foreign_reports
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            if let Some(left_out) = line.take_turn(now) {
-                let Report {
-                    region_id, peer_id, ..
-                } = report;
-                tracing::warn!(
-                    store_id,
-                    region_id,
-                    peer_id,
-                    left_out,
-                    "ignored the report of a leader that is no peer of its region"
-                );
-            }
-        }
-    }
-
     /// Whether somebody looks at the page, and heartbeats are cheap enough to come more often for that.
     fn is_watched(&self, now: Instant) -> bool {
         let watched_at = *locked(&self.watched_at);
@@ -527,20 +496,6 @@ impl Shared {
     fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// The data directory is older than the cluster: no later report of the region counts either.
-fn log_later(store_id: u64, report: &Report) {
-    let Report {
-        region_id, peer_id, ..
-    } = report;
-    tracing::warn!(
-        store_id,
-        region_id,
-        peer_id,
-        "ignored the report of a leader, since it names ids that were never given out here: this data directory is older than the \
-         cluster. Stop this placement driver, and name the newest directory; if that is this one, see --tso-advance-ms"
-    );
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

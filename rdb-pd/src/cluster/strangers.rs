@@ -3,6 +3,7 @@
 //! - Stores of other clusters, and stores of this one without a record. Either they were given the wrong placement driver, or it was
 //!   given the wrong directory.
 //! - Reports of leaders that name ids which were never given out here: the directory is older than the cluster.
+//! - Other reports of leaders that are no peers of their regions. Only the log tells of them.
 //!
 //! A store that has left has a record, and so is no stranger. All of this is kept in memory.
 
@@ -27,23 +28,42 @@ const REMEMBERED_MAX: usize = 8;
 /// the cluster may hold what a region lacks: until a store without replicas reports from its address.
 const TOLD_FOR: Duration = Duration::from_secs(60);
 
-/// How often the log tells of a store that is refused again and again, and of reports that are ignored.
+/// How often the log tells of a store that is refused again and again, and of reports that name ids that were never given out here.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What the log says of ignored reports: of those that name ids that were never given out here, and of all others.
+const LATER_WORDS: &str = "ignored the report of a leader, since it names ids that were never given out here: this data directory is \
+    older than the cluster. Stop this placement driver, and name the newest directory; if that is this one, see --tso-advance-ms";
+const FOREIGN_WORDS: &str = "ignored the report of a leader that is no peer of its region";
 
 /// Most bytes of an address that are shown.
 const ADDRESS_BYTES_MAX: usize = 64;
 
 /// What was refused or ignored lately.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Strangers {
     /// The one that was refused last comes last.
     refused: Vec<RefusedStore>,
     /// The last report that was ignored because it names ids that were never given out here.
     later: Option<LaterReport>,
     /// The line of the log about heartbeats of all refused stores.
-    line: RareLine,
-    /// When the log last told of a report that is ignored.
-    later_logged_at: Option<Instant>,
+    refused_line: RareLine,
+    /// The line about reports that name ids that were never given out here.
+    later_line: RareLine,
+    /// The line about all other reports that are ignored.
+    foreign_line: RareLine,
+}
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self {
+            refused: Vec::new(),
+            later: None,
+            refused_line: RareLine::default(),
+            later_line: RareLine::every(LOG_INTERVAL),
+            foreign_line: RareLine::default(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -110,11 +130,12 @@ impl Strangers {
         let Some(known) = refused.find(|known| known.is(start)) else {
             return;
         };
-        if !is_due(known.logged_at, now) {
-            self.line.leave_out(1);
+        let is_too_recent = |at| now.saturating_duration_since(at) < LOG_INTERVAL;
+        if known.logged_at.is_some_and(is_too_recent) {
+            self.refused_line.leave_out(1);
             return;
         }
-        if let Some(left_out) = self.line.take_turn(now) {
+        if let Some(left_out) = self.refused_line.take_turn(now) {
             known.logged_at = Some(now);
             let Stranger {
                 store_id, address, ..
@@ -143,29 +164,40 @@ impl RefusedStore {
 }
 
 impl State {
-    /// Whether a report names ids that were never given out here.
-    pub(super) fn is_later(&self, report: &Report) -> bool {
+    /// Writes to the log that reports of a store were ignored, since it leads as no peer of their regions. Remembers the last one that
+    /// [is later](Self::is_later).
+    pub(super) fn note_ignored(&mut self, store_id: u64, reports: &[&Report], now: Instant) {
+        for report in reports {
+            let (line, words) = if self.is_later(report) {
+                self.note_later(report, now);
+                (&mut self.strangers.later_line, LATER_WORDS)
+            } else {
+                (&mut self.strangers.foreign_line, FOREIGN_WORDS)
+            };
+            if let Some(left_out) = line.take_turn(now) {
+                let Report {
+                    region_id, peer_id, ..
+                } = report;
+                tracing::warn!(store_id, region_id, peer_id, left_out, "{words}");
+            }
+        }
+    }
+
+    /// Whether a report names ids that were never given out here, since the cluster went on after the data directory was copied.
+    fn is_later(&self, report: &Report) -> bool {
         let is_new = |id: u64| id > self.counters.peer_id;
         report.region_id > self.counters.region_id
             || report.peers.iter().any(|peer| is_new(peer.id))
     }
 
-    /// Remembers a report that was ignored because it [is later](Self::is_later). Returns whether it is time that the log tells of it.
-    pub(super) fn note_later(&mut self, report: &Report, now: Instant) -> bool {
+    fn note_later(&mut self, report: &Report, now: Instant) {
         let stores = report.peers.iter().map(|peer| peer.store_id);
         let without_record = stores.filter(|store_id| !self.stores.contains_key(store_id));
-        let store_ids = without_record.collect();
-        let strangers = &mut self.strangers;
-        strangers.later = Some(LaterReport {
+        self.strangers.later = Some(LaterReport {
             region_id: report.region_id,
-            store_ids,
+            store_ids: without_record.collect(),
             ignored_at: now,
         });
-        let has_turn = is_due(strangers.later_logged_at, now);
-        if has_turn {
-            strangers.later_logged_at = Some(now);
-        }
-        has_turn
     }
 
     /// Whether the cluster has stores, or replicas, that the data directory does not know. Then it may have regions, too.
@@ -248,10 +280,6 @@ impl State {
         let report = self.strangers.later.as_ref();
         report.filter(|report| is_recent(report.ignored_at, now))
     }
-}
-
-fn is_due(logged_at: Option<Instant>, now: Instant) -> bool {
-    logged_at.is_none_or(|at| now.saturating_duration_since(at) >= LOG_INTERVAL)
 }
 
 #[cfg(test)]

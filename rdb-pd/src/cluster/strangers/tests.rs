@@ -53,9 +53,7 @@ impl Scene {
             bytes: None,
         };
         assert_eq!(self.report(store_id, std::slice::from_ref(&report)), 1);
-        if self.state.is_later(&report) {
-            self.state.note_later(&report, self.now);
-        }
+        self.state.note_ignored(store_id, &[&report], self.now);
     }
 
     fn is_logged(&self, registration: &Registration) -> Option<Instant> {
