@@ -91,20 +91,16 @@ impl Strangers {
             Refusal::UnknownStore { .. } => start.cluster_id,
             _ => return,
         };
-        let is_same = |known: &RefusedStore| known.is(start);
-        let known = self.refused.iter().position(is_same);
-        let known = known.map(|position| self.refused.remove(position));
+        let position = self.refused.iter().position(|known| known.is(start));
+        let known = position.map(|position| self.refused.remove(position));
         // A crowd of others makes nobody forget what this cluster lacks.
-        let is_ours = |cluster_id: u64| cluster_id == ours;
-        let is_like_it =
-            |known: &RefusedStore| is_ours(known.stranger.cluster_id) == is_ours(start.cluster_id);
-        let alike = self
-            .refused
-            .iter()
-            .filter(|known| is_like_it(known))
-            .count();
-        let oldest = self.refused.iter().position(is_like_it);
-        if let Some(oldest) = oldest.filter(|_| alike >= REMEMBERED_MAX) {
+        let is_ours = start.cluster_id == ours;
+        let is_like_it = |known: &&RefusedStore| (known.stranger.cluster_id == ours) == is_ours;
+        let alike = self.refused.iter().filter(is_like_it).count();
+        let oldest = self.refused.iter().position(|known| is_like_it(&known));
+        if let Some(oldest) = oldest
+            && alike >= REMEMBERED_MAX
+        {
             self.refused.remove(oldest);
         }
         self.refused.push(RefusedStore {

@@ -56,7 +56,8 @@ impl Scene {
         self.state.note_ignored(store_id, &[&report], self.now);
     }
 
-    fn is_logged(&self, registration: &Registration) -> Option<Instant> {
+    /// When the log last told of a store, if that is remembered.
+    fn logged_at(&self, registration: &Registration) -> Option<Instant> {
         let mut refused = self.state.strangers.refused.iter();
         let known = refused.find(|known| known.is(&registration.start));
         known.and_then(|known| known.logged_at)
@@ -89,23 +90,25 @@ fn a_store_of_another_cluster_is_told_of_for_a_while_where_there_are_others() {
 #[test]
 fn the_last_ones_that_were_refused_are_remembered_and_each_is_logged_now_and_then() {
     let mut scene = Scene::empty();
-    for store_id in 1..=REMEMBERED_MAX as u64 + 2 {
+    let last_id = REMEMBERED_MAX as u64 + 2;
+    for store_id in 1..=last_id {
         scene.beat_in_vain(&foreign(store_id));
     }
-    let strangers = &scene.state.strangers;
-    assert_eq!(strangers.refused.len(), REMEMBERED_MAX);
-    let last = foreign(REMEMBERED_MAX as u64 + 2);
-    assert_eq!(scene.is_logged(&last), None, "a flood is a line a second");
+    let remembered = scene.state.strangers.refused.iter();
+    let ids: Vec<_> = remembered.map(|known| known.stranger.store_id).collect();
+    assert_eq!(ids, (3..=last_id).collect::<Vec<_>>());
+    let last = foreign(last_id);
+    assert_eq!(scene.logged_at(&last), None, "a flood is a line a second");
     scene.pass(Duration::from_secs(1));
     scene.beat_in_vain(&last);
-    let logged_at = scene.is_logged(&last);
+    let logged_at = scene.logged_at(&last);
     assert_eq!(logged_at, Some(scene.now));
     scene.pass(LOG_INTERVAL - Duration::from_secs(1));
     scene.beat_in_vain(&last);
-    assert_eq!(scene.is_logged(&last), logged_at);
+    assert_eq!(scene.logged_at(&last), logged_at);
     scene.pass(Duration::from_secs(1));
     scene.beat_in_vain(&last);
-    assert_eq!(scene.is_logged(&last), Some(scene.now));
+    assert_eq!(scene.logged_at(&last), Some(scene.now));
 }
 
 #[test]
