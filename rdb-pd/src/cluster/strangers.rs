@@ -3,7 +3,7 @@
 //! - Stores of other clusters, and stores of this one without a record. Either they were given the wrong placement driver, or it was
 //!   given the wrong directory.
 //! - Reports of leaders that name ids which were never given out here: the directory is older than the cluster.
-//! - Other reports of leaders that are no peers of their regions. Only the log tells of them.
+//! - Other reports of leaders that are no peers of their regions: only the log tells of them.
 //!
 //! A store that has left has a record, and so is no stranger. All of this is kept in memory.
 
@@ -160,8 +160,7 @@ impl RefusedStore {
 }
 
 impl State {
-    /// Writes to the log that reports of a store were ignored, since it leads as no peer of their regions. Remembers the last one that
-    /// [is later](Self::is_later).
+    /// Writes to the log that reports of a store were ignored. Remembers the last one that [is later](Self::is_later).
     pub(super) fn note_ignored(&mut self, store_id: u64, reports: &[&Report], now: Instant) {
         for report in reports {
             let (line, words) = if self.is_later(report) {
@@ -179,7 +178,7 @@ impl State {
         }
     }
 
-    /// Whether a report names ids that were never given out here, since the cluster went on after the data directory was copied.
+    /// Whether a report names ids that were never given out here: the data directory is older than the cluster.
     fn is_later(&self, report: &Report) -> bool {
         let is_new = |id: u64| id > self.counters.peer_id;
         report.region_id > self.counters.region_id

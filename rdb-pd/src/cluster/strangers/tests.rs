@@ -224,6 +224,20 @@ fn a_report_about_peers_that_were_never_named_shows_that_the_directory_is_older(
     assert_eq!(told(&scene), Vec::<String>::new());
 }
 
+#[test]
+fn reports_of_ids_that_were_never_given_out_are_logged_less_often_than_other_ignored_ones() {
+    let mut scene = Scene::with_three_replicas();
+    scene.report_in_vain(1, &[1, 2, 4]);
+    scene.report_in_vain(1, &[2, 3]);
+    let later = scene.now + LOG_INTERVAL;
+    let soon = later - Duration::from_secs(1);
+    let strangers = &mut scene.state.strangers;
+    assert_eq!(strangers.foreign_line.take_turn(scene.now), None);
+    assert_eq!(strangers.foreign_line.take_turn(soon), Some(1));
+    assert_eq!(strangers.later_line.take_turn(soon), None);
+    assert_eq!(strangers.later_line.take_turn(later), Some(1));
+}
+
 /// A store that was removed on purpose has a record.
 #[test]
 fn a_store_that_has_left_is_no_stranger() {
