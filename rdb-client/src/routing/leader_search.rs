@@ -12,7 +12,7 @@
 //! A peer that does not let this client read at all is asked no more. Each store looks at rights before it looks who leads, and the copy
 //! of the rights that this store has may be older than the leader's, so its refusal changes nothing while there may be news from others.
 //! If there is none within [`REFUSAL_PATIENCE`], or all peers have refused and the placement driver knows nothing new, the call is sent to
-//! that peer, and is refused there for good and in its own words. So are further calls for that key for as long. But a peer that lets this
+//! that peer, and is refused there for good and in its own words. So are further calls for that key for as long, while all of them are. But a peer that lets this
 //! client read, and says that it does not lead, vouches for the client: then the search goes on, for an election may take longer than that.
 
 use std::pin::pin;
@@ -211,6 +211,14 @@ impl Routes {
         let (ended_at, refusing) = refused.get(key)?;
         let is_recent = ended_at.elapsed() < REFUSAL_PATIENCE;
         (is_recent && !self.has_news(refusing)).then(|| Arc::clone(refusing))
+    }
+
+    /// A call over `route` was not denied. If a search has ended with that, the next one looks further.
+    pub(super) fn forget_refused(&self, route: &Route) {
+        if route.suspicion == Some(Suspicion::Refuses) {
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            refused.retain(|_, (_, refusing)| refusing.leader != route.leader);
+        }
     }
 
     fn question_deadline(&self) -> Deadline {

@@ -135,6 +135,7 @@ impl Routes {
 
     /// A call got nowhere over `route`: others are asked before it is used again.
     pub(super) fn suspect(&self, route: &Route) {
+        self.forget_refused(route);
         self.cache().suspect(route, Suspicion::NotServed);
     }
 
@@ -150,6 +151,7 @@ impl Routes {
 
     /// Takes in a routing answer. Whatever it is, the request was certainly not applied.
     pub(super) fn learn(&self, route: &Route, region_error: RegionError) -> Failure {
+        self.forget_refused(route);
         let mut cache = self.cache();
         let again = |pace, what: &str| Failure::Again {
             pace,
