@@ -93,18 +93,19 @@ fn of_placement_drivers(survey: &Survey) -> Vec<Finding> {
             let causes: Vec<String> = causes.collect();
             let (is, to_do) = if is_of_tls_alone {
                 ("can be asked", tls_advice("the placement driver"))
-            } else if let [damaged] = &failing[..]
-                && damaged.status == NOT_SERVING
-            {
-                let whose = format!("the placement driver at {}", damaged.address);
-                ("serves", placement_driver_advice(&whose, &told(damaged)))
             } else {
-                (
-                    "serves",
-                    "start rdb-pd again with its --data-dir, or name the right address with --pd or RDBCTL_PD. Until \
-                     then nobody gets timestamps, and only clients that know the stores already reach them"
-                        .to_owned(),
-                )
+                let first = match failing.iter().find(|process| process.status == NOT_SERVING) {
+                    Some(process) => {
+                        let whose = format!("the placement driver at {}", process.address);
+                        placement_driver_advice(&whose, &told(process))
+                    }
+                    None => {
+                        "start rdb-pd again with its --data-dir, or name the right address with --pd or RDBCTL_PD"
+                            .to_owned()
+                    }
+                };
+                let until = "Until then nobody gets timestamps, and only clients that know the stores already reach them";
+                ("serves", format!("{first}. {until}"))
             };
             vec![Finding::alarm(
                 format!(
