@@ -251,9 +251,8 @@ impl Cluster {
     ) -> Result<StoreHeartbeatResponse, ClusterError> {
         let now = Instant::now();
         let store_id = heartbeat.start.store_id;
-        let (has_no_region, has_replicas) = (heartbeat.has_no_region(), heartbeat.has_replicas());
+        let has_no_region = heartbeat.has_no_region();
         let led: Vec<_> = heartbeat.reports.iter().map(Led::from).collect();
-        let holds = std::mem::take(&mut heartbeat.holds);
         let changes = self.shared.write(|state| {
             if let Err(refusal) = state.check_heartbeat(&heartbeat.start) {
                 let strangers = &mut state.strangers;
@@ -263,7 +262,7 @@ impl Cluster {
             }
             state.heard_of(store_id, &heartbeat.start, heartbeat.stats, now);
             state.note_replicas_taken(store_id, heartbeat.takes_no_replicas);
-            state.note_replicas(store_id, has_replicas);
+            state.note_replicas(&heartbeat);
             state.note_load(store_id, heartbeat.load, now);
             let ignored = state.note_reports(store_id, &heartbeat.reports, now);
             state.note_ignored(store_id, &ignored, now);
@@ -272,6 +271,7 @@ impl Cluster {
             changes.extend(state.decide_departures(now));
             Ok::<_, Refusal>(changes)
         })?;
+        let holds = std::mem::take(&mut heartbeat.holds);
         if !changes.is_empty() {
             let is_away = |change: &Change| matches!(change, Change::Away(_));
             let is_advisory = changes.iter().all(is_away);

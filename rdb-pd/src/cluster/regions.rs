@@ -361,8 +361,9 @@ mod tests {
         // They wait for their first state, so it neither leads nor holds them.
         scene.beat_counting(1, 1);
         scene.add_store();
-        assert!(scene.state.regions.is_empty());
-        scene.state.note_replicas(1, false);
+        scene.add_store();
+        assert!(scene.state.regions.is_empty(), "the cluster has had one");
+        scene.state.stores.get_mut(&1).unwrap().has_replicas = false;
         scene.register(&start_of(1, "store-1:1", 1, 1)).unwrap();
         assert!(scene.state.regions.is_empty());
         scene.beat_without_region(1);

@@ -162,7 +162,7 @@ impl Scene {
         state.check_heartbeat(&heartbeat.start).unwrap();
         state.heard_of(store_id, &heartbeat.start, None, *now);
         state.note_replicas_taken(store_id, heartbeat.takes_no_replicas);
-        state.note_replicas(store_id, heartbeat.has_replicas());
+        state.note_replicas(&heartbeat);
         let foreign = state.note_reports(store_id, &heartbeat.reports, *now).len();
         state.retain_changes(store_id, &mut heartbeat.reports);
         let changes = state.decide_heartbeat(&heartbeat, *now);

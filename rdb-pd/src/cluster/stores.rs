@@ -161,11 +161,11 @@ impl State {
         }
     }
 
-    /// Notes whether a registered store has replicas. Where it has none, nobody serves what another store had at its address.
-    pub(super) fn note_replicas(&mut self, store_id: u64, has_replicas: bool) {
-        if let Some(store) = self.stores.get_mut(&store_id) {
-            store.has_replicas = has_replicas;
-            if !has_replicas {
+    /// Notes whether a registered store has replicas. Where it says that it has none, nobody serves what another store had at its address.
+    pub(super) fn note_replicas(&mut self, heartbeat: &Heartbeat) {
+        if let Some(store) = self.stores.get_mut(&heartbeat.start.store_id) {
+            store.has_replicas = heartbeat.has_replicas();
+            if heartbeat.has_no_region() {
                 self.strangers.forget_at(&store.record.address);
             }
         }

@@ -198,7 +198,9 @@ impl State {
     /// Whether the cluster has stores, or replicas, that the data directory does not know. Then it may have regions, too.
     pub(super) fn is_behind(&self, now: Instant) -> bool {
         let mut told = self.told_strangers(now);
+        let have_replicas = || self.stores.values().any(|store| store.has_replicas);
         self.later_report(now).is_some()
+            || (self.regions.is_empty() && have_replicas())
             || told.any(|stranger| stranger.cluster_id == self.cluster_id)
     }
 
