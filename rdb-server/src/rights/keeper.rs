@@ -94,6 +94,10 @@ impl RightsKeeper {
 
     /// Asks a placement driver once.
     async fn renew(&mut self) -> Result<(), Trouble> {
+        if self.taken_in_by.has_changed().unwrap_or(false) {
+            // What another one said does not count any more.
+            self.copy.note_renewal(None);
+        }
         let taken_in_by = *self.taken_in_by.borrow_and_update();
         let asked = taken_in_by.unwrap_or(self.next);
         let known_version = self.known_version(asked);
