@@ -22,7 +22,7 @@ const RENEWAL_BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// Which attempt in vain is told of. It is made about 17 s after the first, and stores learn of a token sooner.
 const RENEWALS_UNTIL_TOLD: u32 = 10;
 
-/// Which attempt in a row without an address is told of. It is made about 8 s after the first, and stores learn of addresses with their
+/// Which attempt in a row without an address is told of. It is made about 8 s after the first while the store is wanted, and stores learn of addresses with their
 /// heartbeats, so sooner.
 const NAMELESS_UNTIL_TOLD: u32 = 15;
 
