@@ -111,7 +111,7 @@ impl TokenFile {
         request
     }
 
-    /// The same, but a token that is new in the file is only [`untried`](Self::untried) until somebody has tried it.
+    /// The same file, but a token that is new in it is only [`untried`](Self::untried) until somebody has tried it.
     #[must_use]
     pub fn trying_first(self) -> Self {
         self.state().tries_first = true;
