@@ -1,8 +1,8 @@
 //! Settings, directories and short ways of saying things that several modules need.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use bytes::Bytes;
 use rdb_storage::{
@@ -175,8 +175,25 @@ pub(crate) fn noted_options_of(database: &Path) -> Vec<String> {
 
 /// A copy of a data directory that nobody has open.
 pub(crate) fn copy_of(directory: &Path) -> tempfile::TempDir {
+    copy_of_files(files(directory))
+}
+
+/// A copy of a data directory that is open and not written to, once RocksDB changes nothing there any more: after a flush it deletes files
+/// in the background. What a crash at that moment would leave.
+pub(crate) fn copy_of_open(directory: &Path) -> tempfile::TempDir {
+    loop {
+        let twice = (try_files(directory), try_files(directory));
+        if let (Ok(before), Ok(after)) = twice
+            && before == after
+        {
+            return copy_of_files(after);
+        }
+    }
+}
+
+fn copy_of_files(files: BTreeMap<PathBuf, Vec<u8>>) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
-    for (file, contents) in files(directory) {
+    for (file, contents) in files {
         let target = copy.path().join(file);
         fs::create_dir_all(target.parent().unwrap()).unwrap();
         fs::write(target, contents).unwrap();
@@ -186,20 +203,24 @@ pub(crate) fn copy_of(directory: &Path) -> tempfile::TempDir {
 
 /// Every file below `directory` with its contents.
 pub(crate) fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    try_files(directory).unwrap()
+}
+
+fn try_files(directory: &Path) -> io::Result<BTreeMap<PathBuf, Vec<u8>>> {
     let mut files = BTreeMap::new();
     let mut directories = vec![directory.to_owned()];
     while let Some(next) = directories.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(next)? {
+            let path = entry?.path();
             if path.is_dir() {
                 directories.push(path);
             } else {
-                let contents = fs::read(&path).unwrap();
+                let contents = fs::read(&path)?;
                 files.insert(path.strip_prefix(directory).unwrap().to_owned(), contents);
             }
         }
     }
-    files
+    Ok(files)
 }
 
 /// Flips one bit of a file.

@@ -8,7 +8,9 @@ use rdb_storage::{
     RegionSnapshot, Storage,
 };
 
-use crate::fixture::{all_raw, copy_of, invalid_field, noise, open, put, remove, swap, synced};
+use crate::fixture::{
+    all_raw, copy_of_open, invalid_field, noise, open, put, remove, swap, synced,
+};
 use crate::log::{REGION, entry, membership};
 use crate::unlogged::{first_state, index_of};
 
@@ -258,7 +260,7 @@ fn a_region_that_is_destroyed_leaves_a_tombstone_and_nothing_else_and_can_be_rec
         assert_eq!(keys, ["l", "n", "o"]);
     };
     is_gone(&storage);
-    let crashed = copy_of(directory.path());
+    let crashed = copy_of_open(directory.path());
     is_gone(&open(crashed.path(), &synced()));
 
     install(&storage, sent);

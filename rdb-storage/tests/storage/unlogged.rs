@@ -10,7 +10,7 @@ use rdb_storage::{
 };
 
 use crate::fixture::{
-    copy_of, free_table_files, noise, occupy_table_files, open, put, swap, synced,
+    copy_of_open, free_table_files, noise, occupy_table_files, open, put, swap, synced,
 };
 use crate::log::{REGION, entry, membership, of, region};
 
@@ -51,7 +51,7 @@ fn applied(storage: &Storage) -> u64 {
 
 /// What a crash at this moment leaves, opened. Nothing may be writing.
 fn after_a_crash(directory: &Path) -> (tempfile::TempDir, Storage) {
-    let copy = copy_of(directory);
+    let copy = copy_of_open(directory);
     let storage = open(copy.path(), &synced());
     (copy, storage)
 }
