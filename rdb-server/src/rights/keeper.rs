@@ -1,9 +1,10 @@
 //! Renews the copy of the rights.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdb_proto::auth::{Rights, TokenFile};
+use rdb_proto::auth::{GuardState, Rights, TokenFile};
 use rdb_proto::authpb::auth_client::AuthClient;
 use rdb_proto::authpb::{GetRightsRequest, GetRightsResponse};
 use rdb_proto::rare_line::RareLine;
@@ -50,6 +51,8 @@ pub(crate) struct RightsKeeper {
     /// Whether the last try has failed, and the line of the log about that.
     is_failing: bool,
     failure_line: RareLine,
+    /// Whether the copy was too old after the last try.
+    is_stale: bool,
 }
 
 impl RightsKeeper {
@@ -68,6 +71,7 @@ impl RightsKeeper {
             mark,
             is_failing: false,
             failure_line: RareLine::every(LOG_INTERVAL),
+            is_stale: false,
         }
     }
 
@@ -326,8 +330,20 @@ impl RightsKeeper {
         }
         self.is_failing = trouble.is_some();
         self.copy.note_renewal(trouble);
+        if self.has_become_stale() {
+            tracing::warn!(
+                "the copy of the rights is older than --auth-stale-max-s: all calls are refused until it is renewed"
+            );
+        }
         let token = self.placement_drivers.token();
         self.copy.note_token(token.and_then(TokenFile::warning));
+    }
+
+    /// Whether the copy is too old now, and was not when this was asked before.
+    fn has_become_stale(&mut self) -> bool {
+        let is_stale = self.copy.guard().state() == GuardState::Stale;
+        let was_stale = mem::replace(&mut self.is_stale, is_stale);
+        is_stale && !was_stale
     }
 }
 
@@ -338,11 +354,10 @@ mod tests {
     use std::sync::mpsc;
 
     use futures::future::poll_immediate;
-    use rdb_proto::auth::GuardState;
     use rdb_proto::authpb::{self, Grant, User};
     use tempfile::TempDir;
     use tokio::runtime::Builder;
-    use tokio::task::spawn_blocking;
+    use tokio::task::{spawn_blocking, yield_now};
 
     use super::*;
 
@@ -359,6 +374,13 @@ mod tests {
 
     fn rights(users: Vec<User>) -> authpb::Rights {
         authpb::Rights { version: 1, users }
+    }
+
+    fn keeper(directory: &TempDir, is_new: bool, stale_max: Duration) -> RightsKeeper {
+        let drivers = PlacementDrivers::new(&[], None, None).expect("there are none");
+        let mark = Mark::open(directory.path());
+        let copy = RightsCopy::new(mark.may_be_there(), is_new, stale_max);
+        RightsKeeper::new(drivers, Arc::new(copy), mark)
     }
 
     /// The rows of the module's table, from the top.
@@ -382,11 +404,7 @@ mod tests {
                 let written = fs::write(directory.path().join(Mark::FILE), "");
                 written.expect("it can be written");
             }
-            let drivers = PlacementDrivers::new(&[], None, None).expect("there are none");
-            let mark = Mark::open(directory.path());
-            let stale_max = Duration::from_secs(3600);
-            let copy = RightsCopy::new(mark.may_be_there(), self == Self::New, stale_max);
-            let mut keeper = RightsKeeper::new(drivers, Arc::new(copy), mark);
+            let mut keeper = keeper(directory, self == Self::New, Duration::from_secs(3600));
             if self == Self::Holding {
                 let taken = keeper.take(0, 0, enforced(Some(rights(Vec::new())))).await;
                 taken.expect("they can be used");
@@ -475,6 +493,23 @@ mod tests {
         trouble.expect_err("there are none");
         assert_eq!(keeper.copy.guard().version(), Some(1));
         assert!(!keeper.copy.refuses());
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_becomes_too_old_is_told_of_once() {
+        let directory = directory();
+        let mut keeper = keeper(&directory, false, Duration::ZERO);
+        for _ in 0..2 {
+            assert!(!keeper.has_become_stale(), "nothing is enforced");
+            let taken = keeper.take(0, 0, enforced(Some(rights(Vec::new())))).await;
+            taken.expect("they can be used");
+            // Once a millisecond is over.
+            while !keeper.has_become_stale() {
+                yield_now().await;
+            }
+            assert!(!keeper.has_become_stale(), "it was told of");
+            keeper.open().await;
+        }
     }
 
     #[test]

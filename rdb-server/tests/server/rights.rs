@@ -372,8 +372,14 @@ async fn a_copy_that_is_too_old_refuses_everything_until_it_is_renewed() {
     store
         .wait_for_log("the copy of the rights is not renewed")
         .await;
+    store
+        .wait_for_log("older than --auth-stale-max-s: all calls are refused")
+        .await;
     setting.pd.set_away(false);
     setting.ada_gets(&store, Code::Ok).await;
+    store
+        .wait_for_log("the copy of the rights is renewed again")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
