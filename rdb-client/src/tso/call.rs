@@ -46,25 +46,26 @@ impl<'a> Call<'a> {
 impl Future for Call<'_> {
     type Output = Result<u64, Error>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(seat) = &self.seat else {
-            let seat = self.stream.join(self.count, cx.waker().clone())?;
-            let is_woken = self.stream.is_woken_by(&seat, self.deadline);
-            self.seat = Some(seat);
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let call = self.get_mut();
+        let Some(seat) = &mut call.seat else {
+            let seat = call.stream.join(call.count, cx.waker().clone())?;
+            let is_woken = call.stream.is_woken_by(&seat, call.deadline);
+            call.seat = Some(seat);
             return if is_woken {
                 Poll::Pending
             } else {
-                self.poll_deadline(cx)
+                call.poll_deadline(cx)
             };
         };
         if seat.round.outcome().is_none() {
-            self.stream.wait_on(seat, cx.waker());
+            call.stream.wait_on(seat, cx.waker());
         }
         let Some(outcome) = seat.round.outcome() else {
-            return self.poll_deadline(cx);
+            return call.poll_deadline(cx);
         };
         let first = outcome.clone().map(|first| first + u64::from(seat.offset));
-        self.seat = None;
+        call.seat = None;
         Poll::Ready(first)
     }
 }

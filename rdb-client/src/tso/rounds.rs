@@ -10,6 +10,8 @@
 //! - A caller's timestamps are consecutive and from one round; the timestamps of a caller that went away go to nobody.
 //! - A round that all callers left is not sent.
 //! - At most [`IN_FLIGHT_MAX`] rounds are in flight, and at most [`SEATS_MAX`] seats are kept.
+//! - A caller's waker is kept until it is taken, and whatever takes a waker wakes it. The caller is polled because of that,
+//!   and registers again if it still waits. Until then it needs no waker: it finds out what happened when it is polled.
 //!
 //! The caller of these methods wakes and drops the wakers, outside the lock: either may run foreign code.
 
@@ -37,8 +39,8 @@ pub(super) struct Round {
     outcome: OnceLock<Result<u64, Error>>,
     /// Started by the first caller.
     pub(super) timer: OnceLock<RoundTimer>,
-    /// The timer has fired, or its runtime has ended. Relaxed: it is set before the callers to be woken are looked up under
-    /// the lock, and read by a caller that joined under the lock.
+    /// The timer has fired, or its runtime has ended. Relaxed: it is set before the callers' wakers are taken under the lock,
+    /// and read by a caller that joined under the lock.
     pub(super) timer_fired: AtomicBool,
 }
 
@@ -55,7 +57,8 @@ pub(super) struct Seat {
     /// Distance of its first timestamp from the round's first one.
     pub(super) offset: u32,
     pub(super) round_number: u64,
-    index: u32,
+    /// The number of its waker among all that were registered in the round.
+    waker_number: u64,
 }
 
 /// The callers that have to be told that something happened.
@@ -92,9 +95,12 @@ pub(super) struct Rounds {
 struct PendingRound {
     number: u64,
     round: Arc<Round>,
-    /// The callers' wakers, by the index of the seat.
+    /// The registered wakers that were not taken, at most one for each seat.
     waiters: Vec<Waker>,
-    /// Waiters that did not go away.
+    /// Wakers that were taken: the number of the first waiter.
+    wakers_taken: u64,
+    seats: usize,
+    /// Seats whose callers did not go away.
     present: usize,
     /// Timestamps that they want together.
     count: u32,
@@ -131,41 +137,44 @@ impl Rounds {
             round: Arc::clone(&round.round),
             offset: round.count,
             round_number: round.number,
-            index: round.waiters.len() as u32,
+            waker_number: round.register(waiter),
         };
         round.count += count;
+        round.seats += 1;
         round.present += 1;
-        round.waiters.push(waiter);
         Ok(seat)
     }
 
-    /// Has somebody else woken for the caller in this seat, and returns who was until now.
-    pub(super) fn replace_waker(&mut self, seat: &Seat, waker: Waker) -> Option<Waker> {
-        let waiter = self.waiter(seat)?;
-        Some(std::mem::replace(waiter, waker))
-    }
-
-    pub(super) fn is_woken_by(&mut self, seat: &Seat, waker: &Waker) -> bool {
-        self.waiter(seat)
-            .is_some_and(|waiter| waiter.will_wake(waker))
+    /// Has `waker` woken for the caller in this seat, and nobody else. The waker that is returned is to be dropped.
+    #[must_use]
+    pub(super) fn register(&mut self, seat: &mut Seat, waker: Waker) -> Option<Waker> {
+        let Some(position) = self.position(seat.round_number) else {
+            return Some(waker);
+        };
+        let round = &mut self.queue[position];
+        if let Some(waiter) = round.waiter(seat) {
+            return Some(std::mem::replace(waiter, waker));
+        }
+        seat.waker_number = round.register(waker);
+        None
     }
 
     /// The caller in this seat went away. What is returned is to be dropped.
     #[must_use]
     pub(super) fn leave(&mut self, seat: &Seat) -> (Option<Waker>, Vec<Waker>) {
-        let waker = self.replace_waker(seat, Waker::noop().clone());
         let Some(position) = self.position(seat.round_number) else {
-            return (waker, Vec::new());
+            return (None, Vec::new());
         };
         let round = &mut self.queue[position];
+        let waiter = round.waiter(seat);
+        let waker = waiter.map(|waiter| std::mem::replace(waiter, Waker::noop().clone()));
         round.present -= 1;
         if round.present > 0 || position < self.in_flight {
             return (waker, Vec::new());
         }
+        self.seats -= round.seats;
         let left = self.queue.remove(position);
-        let waiters = left.map_or_else(Vec::new, |round| round.waiters);
-        self.seats -= waiters.len();
-        (waker, waiters)
+        (waker, left.map_or_else(Vec::new, |round| round.waiters))
     }
 
     /// Whether somebody waits.
@@ -213,7 +222,7 @@ impl Rounds {
     }
 
     /// The requests in flight are not going to be answered: all will be sent again that somebody still waits for. Returns how
-    /// many those are.
+    /// many those are. It goes through all rounds, but not their callers, when a stream is opened or lost.
     pub(super) fn lose_requests(&mut self) -> usize {
         let in_flight = std::mem::take(&mut self.in_flight);
         let lost = self.queue.iter().take(in_flight);
@@ -223,7 +232,7 @@ impl Rounds {
         }
         // Those left have no waker of anybody any more.
         self.queue.retain(|round| round.present > 0);
-        self.seats = self.queue.iter().map(|round| round.waiters.len()).sum();
+        self.seats = self.queue.iter().map(|round| round.seats).sum();
         lost
     }
 
@@ -236,16 +245,19 @@ impl Rounds {
             .collect()
     }
 
-    /// The wakers of a round's callers. They keep waiting.
-    pub(super) fn wakers_of(&self, round_number: u64) -> Vec<Waker> {
+    /// Takes the wakers of a round's callers, which keep waiting. Costs the same for one as for many.
+    pub(super) fn take_wakers_of(&mut self, round_number: u64) -> Woken {
         let position = self.position(round_number);
-        position.map_or_else(Vec::new, |position| self.queue[position].waiters.clone())
+        position.map_or_else(Woken::default, |position| {
+            self.queue[position].take_wakers()
+        })
     }
 
-    /// The wakers of all callers that wait. They keep waiting.
-    pub(super) fn wakers(&self) -> Vec<Waker> {
-        let waiters = self.queue.iter().flat_map(|round| &round.waiters);
-        waiters.cloned().collect()
+    /// Takes the wakers of all callers, which keep waiting. It goes through all rounds, but not their callers, when the task
+    /// ends that keeps streams. No timer calls it.
+    pub(super) fn take_wakers(&mut self) -> Vec<Woken> {
+        let rounds = self.queue.iter_mut();
+        rounds.map(PendingRound::take_wakers).collect()
     }
 
     /// When the oldest request was sent that has no answer.
@@ -280,6 +292,8 @@ impl Rounds {
                 number: self.rounds_made,
                 round: Arc::default(),
                 waiters: std::mem::take(&mut self.spare),
+                wakers_taken: 0,
+                seats: 0,
                 present: 0,
                 count: 0,
                 sent_at: None,
@@ -297,7 +311,7 @@ impl Rounds {
         };
         // Nobody else sets it.
         let _ = ended.round.outcome.set(outcome);
-        self.seats -= ended.waiters.len();
+        self.seats -= ended.seats;
         Woken(ended.waiters)
     }
 
@@ -307,10 +321,25 @@ impl Rounds {
             .binary_search_by_key(&round_number, |round| round.number)
             .ok()
     }
+}
 
+impl PendingRound {
+    /// Keeps a waker, and returns its number.
+    fn register(&mut self, waker: Waker) -> u64 {
+        let number = self.wakers_taken + self.waiters.len() as u64;
+        self.waiters.push(waker);
+        number
+    }
+
+    /// The waker of the caller in this seat, unless it was taken.
     fn waiter(&mut self, seat: &Seat) -> Option<&mut Waker> {
-        let position = self.position(seat.round_number)?;
-        self.queue[position].waiters.get_mut(seat.index as usize)
+        let index = seat.waker_number.checked_sub(self.wakers_taken)?;
+        self.waiters.get_mut(index as usize)
+    }
+
+    fn take_wakers(&mut self) -> Woken {
+        self.wakers_taken += self.waiters.len() as u64;
+        Woken(std::mem::take(&mut self.waiters))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The rounds as all calls of a client share them, and the stream that is kept for them.
 //!
-//! The rounds are behind one lock that is held for a few dozen instructions. No waker is woken or dropped under it.
+//! The rounds are behind one lock that is held for a few dozen instructions. No waker is cloned, woken or dropped under it.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -99,18 +99,14 @@ impl TimestampStream {
     }
 
     /// Has `waker` woken when the seat's round has its outcome, unless it has one by now.
-    pub(super) fn wait_on(&self, seat: &Seat, waker: &Waker) {
-        let mut replacement = Some(waker.clone());
+    pub(super) fn wait_on(&self, seat: &mut Seat, waker: &Waker) {
+        let waker = waker.clone();
         let mut state = self.lock();
-        if state.rounds.is_woken_by(seat, waker) {
-            // As it is nearly always.
-        } else if let Some(waker) = replacement.take() {
-            replacement = state.rounds.replace_waker(seat, waker);
-        }
+        let replaced = state.rounds.register(seat, waker);
         // The task may have ended with its runtime. A seat without an outcome needs one.
         let is_missing = seat.round.outcome().is_none() && state.gate.start();
         drop(state);
-        drop(replacement);
+        drop(replaced);
         if is_missing {
             self.stream.start();
         }
@@ -154,10 +150,8 @@ impl Wake for Callers {
             return;
         };
         round.timer_fired.store(true, Ordering::Relaxed);
-        let callers = rounds.lock().rounds.wakers_of(self.round_number);
-        for caller in callers {
-            caller.wake();
-        }
+        let callers = rounds.lock().rounds.take_wakers_of(self.round_number);
+        callers.wake();
     }
 }
 
@@ -275,10 +269,10 @@ impl Traffic for SharedRounds {
         let mut state = self.lock();
         state.gate.stop();
         state.rounds.lose_requests();
-        let callers = state.rounds.wakers();
+        let woken = state.rounds.take_wakers();
         drop(state);
-        for caller in callers {
-            caller.wake();
+        for callers in woken {
+            callers.wake();
         }
     }
 
@@ -315,37 +309,58 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
     use crate::connection::Security;
 
-    #[derive(Default)]
-    struct Bell(AtomicBool);
+    /// Counts how often it is woken.
+    struct Bell {
+        rounds: Weak<SharedRounds>,
+        rings: AtomicUsize,
+    }
 
     impl Wake for Bell {
         fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::Relaxed);
+            let rounds = self.rounds.upgrade();
+            let is_free = rounds.is_none_or(|rounds| rounds.state.try_lock().is_ok());
+            assert!(is_free, "it is woken under the lock");
+            self.rings.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Nothing is awaited here, so the task that would open a stream does not run.
     #[tokio::test]
-    async fn the_timer_of_a_round_wakes_its_callers_and_no_others() {
+    async fn the_timer_of_a_round_wakes_its_callers_and_no_others_and_each_once_for_every_poll() {
         let nowhere = ["127.0.0.1:1".to_owned()].into_iter();
         let patience = Duration::from_secs(60);
         let placement_driver =
             PlacementDriver::new(nowhere, patience, Security::default(), Arc::default());
         let placement_driver = Arc::new(placement_driver.expect("an address"));
         let stream = TimestampStream::new(placement_driver, Arc::default(), 2);
-        let bells: [Arc<Bell>; 6] = Default::default();
-        let seats = bells.each_ref().map(|bell| {
+        let bells: [Arc<Bell>; 6] = std::array::from_fn(|_| {
+            let rounds = Arc::downgrade(stream.stream.traffic());
+            let rings = AtomicUsize::new(0);
+            Arc::new(Bell { rounds, rings })
+        });
+        let woken = || {
+            let all = bells.each_ref();
+            all.map(|bell| bell.rings.load(Ordering::Relaxed))
+        };
+        let mut seats = bells.each_ref().map(|bell| {
             let waker = Waker::from(Arc::clone(bell));
             stream.join(1, waker).expect("there is room")
         });
-        let timer = stream.callers(&seats[2]);
-        Arc::new(timer).wake();
-        let woken = bells.map(|bell| bell.0.load(Ordering::Relaxed));
-        assert_eq!(woken, [false, false, true, true, false, false]);
+        let timer = Arc::new(stream.callers(&seats[2]));
+        Arc::clone(&timer).wake();
+        assert_eq!(woken(), [0, 0, 1, 1, 0, 0]);
+        stream.wait_on(&mut seats[3], &Waker::from(Arc::clone(&bells[3])));
+        timer.wake();
+        assert_eq!(woken(), [0, 0, 1, 2, 0, 0]);
+        stream.wait_on(&mut seats[2], &Waker::from(Arc::clone(&bells[2])));
+        for _ in 0..2 {
+            stream.stream.traffic().abandon();
+            assert_eq!(woken(), [1, 1, 2, 2, 1, 1]);
+        }
     }
 }

@@ -164,6 +164,41 @@ fn a_failure_ends_everybodys_waiting() {
 }
 
 #[test]
+fn wakers_are_taken_without_a_copy_and_kept_again_of_callers_that_register_again() {
+    const ROUNDS: usize = 16;
+    const CALLERS: usize = 64;
+    let mut rounds = Rounds::new(CALLERS as u32);
+    let bell = Arc::new(Bell::default());
+    let waker = || Waker::from(Arc::clone(&bell));
+    let mut seats: Vec<_> = (0..ROUNDS * CALLERS)
+        .map(|_| rounds.join(1, waker()).expect("there is room"))
+        .collect();
+    let one_of_each = seats.iter().step_by(CALLERS);
+    let taken: Vec<_> = one_of_each
+        .map(|seat| rounds.take_wakers_of(seat.round_number))
+        .collect();
+    assert_eq!(Arc::strong_count(&bell), 1 + ROUNDS * CALLERS);
+    // Half of them are polled before they are woken, the last one first.
+    for seat in seats.iter_mut().step_by(2).rev() {
+        assert!(rounds.register(seat, waker()).is_none());
+    }
+    for callers in taken {
+        callers.wake();
+    }
+    assert_eq!(bell.0.load(Ordering::Relaxed), ROUNDS * CALLERS);
+    assert_eq!(Arc::strong_count(&bell), 1 + ROUNDS * CALLERS / 2);
+    assert!(
+        rounds.register(&mut seats[0], waker()).is_some(),
+        "two wakers are kept of one caller"
+    );
+    for callers in rounds.fail(&Error::unavailable("gone")) {
+        callers.wake();
+    }
+    assert_eq!(bell.0.load(Ordering::Relaxed), ROUNDS * CALLERS * 3 / 2);
+    assert_eq!(Arc::strong_count(&bell), 1);
+}
+
+#[test]
 fn an_answer_is_owed_since_the_oldest_request_that_has_none() {
     let mut rounds = Rounds::new(1);
     let now = Instant::now();
@@ -199,6 +234,28 @@ enum Step {
     Send,
     Answer,
     LoseRequests,
+    /// A round's wakers are taken, and woken later.
+    Take(usize),
+    Wake,
+    /// A caller is polled, woken or not.
+    Poll(usize),
+}
+
+/// A caller that stayed.
+struct Caller {
+    seat: Seat,
+    count: u32,
+    /// The oracle's next timestamp when it came.
+    began: u64,
+    bell: Arc<Bell>,
+    /// How often it had been woken when it was polled last and had to wait.
+    rings_seen: usize,
+}
+
+impl Caller {
+    fn rings(&self) -> usize {
+        self.bell.0.load(Ordering::Relaxed)
+    }
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -208,12 +265,15 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Send),
         3 => Just(Step::Answer),
         1 => Just(Step::LoseRequests),
+        1 => any::<usize>().prop_map(Step::Take),
+        1 => Just(Step::Wake),
+        2 => any::<usize>().prop_map(Step::Poll),
     ]
 }
 
 proptest! {
     /// Against an oracle that counts on: whatever happens, a caller's timestamps come from a request that was sent after
-    /// the caller came, are nobody else's, and everybody who stays gets some.
+    /// the caller came, are nobody else's, and everybody who stays gets some and is told.
     #[test]
     fn timestamps_are_of_requests_that_were_sent_after_the_call_began(
         steps in proptest::collection::vec(step(), 1..200),
@@ -222,8 +282,8 @@ proptest! {
         let mut next_timestamp = 0_u64;
         // The counts of the requests in flight, and the oracle's next timestamp when each was sent.
         let mut in_flight: VecDeque<(u32, u64)> = VecDeque::new();
-        // Each caller that stayed, its count, and the oracle's next timestamp when it came.
-        let mut callers: Vec<(Seat, u32, u64)> = Vec::new();
+        let mut callers: Vec<Caller> = Vec::new();
+        let mut taken: VecDeque<Woken> = VecDeque::new();
         let mut answers: Vec<std::ops::Range<u64>> = Vec::new();
         // In the end everything is answered.
         let finish = [Step::LoseRequests].into_iter().chain(
@@ -234,12 +294,37 @@ proptest! {
             next_timestamp += 100;
             match step {
                 Step::Join(count) => {
-                    let seat = join(&mut rounds, count);
-                    callers.push((seat, count, next_timestamp));
+                    let bell = Arc::new(Bell::default());
+                    let joined = rounds.join(count, Waker::from(Arc::clone(&bell)));
+                    callers.push(Caller {
+                        seat: joined.expect("there is room"),
+                        count,
+                        began: next_timestamp,
+                        bell,
+                        rings_seen: 0,
+                    });
                 }
                 Step::Leave(index) if !callers.is_empty() => {
-                    let (seat, ..) = callers.swap_remove(index % callers.len());
-                    drop(rounds.leave(&seat));
+                    let left = callers.swap_remove(index % callers.len());
+                    drop(rounds.leave(&left.seat));
+                }
+                Step::Take(index) if !callers.is_empty() => {
+                    let caller = &callers[index % callers.len()];
+                    taken.push_back(rounds.take_wakers_of(caller.seat.round_number));
+                }
+                Step::Wake => {
+                    if let Some(callers) = taken.pop_front() {
+                        callers.wake();
+                    }
+                }
+                Step::Poll(index) if !callers.is_empty() => {
+                    let index = index % callers.len();
+                    let caller = &mut callers[index];
+                    if caller.seat.round.outcome().is_none() {
+                        caller.rings_seen = caller.rings();
+                        let waker = Waker::from(Arc::clone(&caller.bell));
+                        drop(rounds.register(&mut caller.seat, waker));
+                    }
                 }
                 Step::Send => {
                     if let Some(count) = send(&mut rounds) {
@@ -259,16 +344,23 @@ proptest! {
                     in_flight.clear();
                     rounds.lose_requests();
                 }
-                Step::Leave(_) => {}
+                Step::Leave(_) | Step::Take(_) | Step::Poll(_) => {}
             }
+            let mut queue = rounds.queue.iter();
+            prop_assert!(queue.all(|round| round.waiters.len() <= round.seats));
+        }
+        for callers in taken {
+            callers.wake();
         }
         prop_assert!(rounds.is_empty() && rounds.seats == 0);
-        let mut taken = BTreeSet::new();
-        for (seat, count, began) in &callers {
-            let first = first_of(seat).expect("everybody who stays is answered");
-            prop_assert!(first >= *began, "{} is older than the call, {}", first, began);
-            for timestamp in first..first + u64::from(*count) {
-                prop_assert!(taken.insert(timestamp), "{} twice", timestamp);
+        let mut given = BTreeSet::new();
+        for caller in &callers {
+            prop_assert!(caller.rings() > caller.rings_seen, "it is not polled again");
+            let first = first_of(&caller.seat).expect("everybody who stays is answered");
+            let began = caller.began;
+            prop_assert!(first >= began, "{} is older than the call, {}", first, began);
+            for timestamp in first..first + u64::from(caller.count) {
+                prop_assert!(given.insert(timestamp), "{} twice", timestamp);
                 let handed_out = answers.iter().any(|answer| answer.contains(&timestamp));
                 prop_assert!(handed_out, "{} was never handed out", timestamp);
             }
