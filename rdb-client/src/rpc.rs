@@ -48,7 +48,7 @@ where
 }
 
 macro_rules! data_requests {
-    ($($request:ident, $access:ident => $client:ident::$method:ident, $kind:ident -> $answer:ident;)*) => {$(
+    ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $kind:ident -> $answer:ident;)*) => {$(
         impl DataRequest for kvrpc::$request {
             type Answer = kvrpc::$answer;
 
@@ -68,7 +68,7 @@ macro_rules! data_requests {
 }
 
 macro_rules! point_requests {
-    ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $answer:ident;)*) => {$(
+    ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $answer:ident;)*) => {$(
         impl PointRequest for kvrpc::$request {
             fn key(&self) -> &Bytes {
                 &self.key
@@ -77,15 +77,5 @@ macro_rules! point_requests {
     )*};
 }
 
-rdb_proto::point_commands!(data_requests);
+rdb_proto::data_commands!(data_requests);
 rdb_proto::point_commands!(point_requests);
-
-data_requests! {
-    RawBatchPutRequest, Write => KvRawClient::raw_batch_put, RawBatchPut -> RawBatchPutResponse;
-    RawBatchDeleteRequest, Write => KvRawClient::raw_batch_delete, RawBatchDelete -> RawBatchDeleteResponse;
-    RawBatchGetRequest, Read => KvRawClient::raw_batch_get, RawBatchGet -> RawBatchGetResponse;
-    RawScanRequest, Read => KvRawClient::raw_scan, RawScan -> RawScanResponse;
-    RawDeleteRangeRequest, Write => KvRawClient::raw_delete_range, RawDeleteRange -> RawDeleteRangeResponse;
-    BatchGetRequest, Read => KvCasClient::batch_get, BatchGet -> BatchGetResponse;
-    ScanRequest, Read => KvCasClient::scan, Scan -> ScanResponse;
-}

@@ -5,6 +5,7 @@
 //! message's buffer. Beside them stand:
 //!
 //! - small pure helpers on the generated types: [`region`], [`error`], [`response`], [`point`], [`batch`];
+//! - the tables of commands: [`point_commands`], [`data_commands`];
 //! - what processes count ([`figures`]), which traces calls are parts of ([`trace`]), and what is wrong with a cluster in words
 //!   ([`findings`], [`shown`]);
 //! - who may do what: [`auth`];
@@ -20,6 +21,7 @@
 pub mod audit;
 pub mod auth;
 pub mod batch;
+mod data;
 pub mod error;
 pub mod figures;
 pub mod findings;

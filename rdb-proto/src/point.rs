@@ -13,20 +13,23 @@ use crate::kvrpc::{
 use crate::metapb::Context;
 use crate::response::DataResponse;
 
-/// The table of point commands. Calls the macro `$with` with one row per command: the request, whether it reads or writes,
-/// the method that sends it as a unary call, its name among the commands of a stream, and the response. `$arguments` come
-/// before the rows.
+/// The table of point commands. Calls the macro `$with` with one row per command: the request, the right that its caller
+/// needs, the method that sends it as a unary call, its name among the commands of a stream, and the response. `$arguments`
+/// come before the rows.
+///
+/// The right is a [`Permission`](crate::auth::Permission), which also says whether the command reads or writes, in a
+/// [`Keyspace`](crate::auth::Keyspace). Stores and clients count the command under the name of the method.
 #[macro_export]
 macro_rules! point_commands {
     ($with:path $(, $($arguments:tt)*)?) => {
         $with! {
             $($($arguments)*)?
-            RawPutRequest, Write => KvRawClient::raw_put, RawPut -> RawPutResponse;
-            RawGetRequest, Read => KvRawClient::raw_get, RawGet -> RawGetResponse;
-            RawDeleteRequest, Write => KvRawClient::raw_delete, RawDelete -> RawDeleteResponse;
-            CompareAndSwapRequest, Write => KvCasClient::compare_and_swap, CompareAndSwap -> CompareAndSwapResponse;
-            GetRequest, Read => KvCasClient::get, Get -> GetResponse;
-            CompareAndDeleteRequest, Write => KvCasClient::compare_and_delete, CompareAndDelete -> CompareAndDeleteResponse;
+            RawPutRequest, Write Raw => KvRawClient::raw_put, RawPut -> RawPutResponse;
+            RawGetRequest, Read Raw => KvRawClient::raw_get, RawGet -> RawGetResponse;
+            RawDeleteRequest, Write Raw => KvRawClient::raw_delete, RawDelete -> RawDeleteResponse;
+            CompareAndSwapRequest, Write Versioned => KvCasClient::compare_and_swap, CompareAndSwap -> CompareAndSwapResponse;
+            GetRequest, Read Versioned => KvCasClient::get, Get -> GetResponse;
+            CompareAndDeleteRequest, Write Versioned => KvCasClient::compare_and_delete, CompareAndDelete -> CompareAndDeleteResponse;
         }
     };
 }
@@ -39,7 +42,7 @@ macro_rules! point_methods {
         $crate::point_commands!($crate::point_methods, @rows $server |$service, $request| $serve;);
     };
     (@rows $server:ident |$service:ident, $request:ident| $serve:expr;
-     $($message:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {$(
+     $($message:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {$(
         $crate::point_methods! {
             @row $server $client
             fn $method<'service, 'call>(
@@ -63,7 +66,7 @@ macro_rules! point_methods {
 }
 
 macro_rules! conversions {
-    ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
+    ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
         impl Request {
             /// The key that the command is about.
             pub fn key(&self) -> &Bytes {
@@ -123,6 +126,24 @@ impl Response {
             Self::RawPut(_) | Self::RawDelete(_) | Self::RegionError(_) | Self::Fault(_) => None,
         }
     }
+
+    /// Whether the command changed nothing because the version was another.
+    pub fn is_conflict(&self) -> bool {
+        match self {
+            Self::CompareAndSwap(answer) => {
+                matches!(answer.result, Some(swap::Result::Conflict(_)))
+            }
+            Self::CompareAndDelete(answer) => {
+                matches!(answer.result, Some(deletion::Result::Conflict(_)))
+            }
+            Self::RawPut(_)
+            | Self::RawGet(_)
+            | Self::RawDelete(_)
+            | Self::Get(_)
+            | Self::RegionError(_)
+            | Self::Fault(_) => false,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -139,7 +160,7 @@ mod tests {
     use crate::kvrpc::*;
 
     macro_rules! rows {
-        ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
+        ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
             const ROWS: &[(&str, &str, &str)] =
                 &[$((stringify!($method), stringify!($request), stringify!($response))),*];
 
@@ -316,6 +337,18 @@ mod tests {
     }
 
     #[test]
+    fn only_another_version_is_a_conflict() {
+        let (with_value, without) = answers();
+        for answer in with_value {
+            let is_found = matches!(answer, Response::RawGet(_) | Response::Get(_));
+            assert_eq!(answer.is_conflict(), !is_found, "{answer:?}");
+        }
+        for answer in without {
+            assert!(!answer.is_conflict(), "{answer:?}");
+        }
+    }
+
+    #[test]
     fn a_call_of_its_own_gets_what_the_stream_answers() {
         let region_error = || Box::new(Kind::NotReady(NotReady::default()).into());
         let misrouted = RawGetResponse::try_from(Response::RegionError(region_error()));
@@ -326,7 +359,7 @@ mod tests {
         assert_eq!(failed.expect_err("a status").code(), Code::InvalidArgument);
 
         macro_rules! each_answers_its_own {
-            ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {$(
+            ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {$(
                 let own = Response::$command($response::default());
                 assert!($response::try_from(own).is_ok());
                 let foreign = match stringify!($command) {

@@ -17,10 +17,7 @@ pub trait DataResponse: Default {
 }
 
 macro_rules! data_responses {
-    ($($response:ident),* $(,)?) => {
-        data_responses!(kvrpc: $($response),*);
-    };
-    ($package:ident: $($response:ident),* $(,)?) => {
+    ($package:ident: $($response:ident),*) => {
         $(impl DataResponse for $package::$response {
             fn region_error_mut(&mut self) -> &mut Option<Box<RegionError>> {
                 &mut self.region_error
@@ -29,21 +26,11 @@ macro_rules! data_responses {
     };
 }
 
-data_responses!(
-    RawBatchPutResponse,
-    RawBatchDeleteResponse,
-    RawBatchGetResponse,
-    RawScanResponse,
-    RawDeleteRangeResponse,
-    BatchGetResponse,
-    ScanResponse,
-);
-data_responses!(adminpb: BeginCheckResponse, GetChecksumResponse, TransferLeaderResponse);
-
-macro_rules! point_responses {
-    ($($request:ident, $access:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
-        data_responses!($($response),*);
+macro_rules! kv_responses {
+    ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
+        data_responses!(kvrpc: $($response),*);
     };
 }
 
-crate::point_commands!(point_responses);
+crate::data_commands!(kv_responses);
+data_responses!(adminpb: BeginCheckResponse, GetChecksumResponse, TransferLeaderResponse);

@@ -11,35 +11,64 @@
 //! - A call is counted once, before its caller has the result. One whose future is dropped is counted as given up.
 //! - No label takes a value from a key, a value or an address.
 
+/// An enum whose variants are labels.
+macro_rules! labelled {
+    ($(#[$doc:meta])* $name:ident { $($(#[$of_variant:meta])* $variant:ident = $label:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum $name {
+            $($(#[$of_variant])* $variant,)*
+        }
+
+        #[cfg(feature = "metrics")]
+        impl $name {
+            const ALL: &[Self] = &[$(Self::$variant),*];
+
+            fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label,)*
+                }
+            }
+        }
+    };
+}
+
 #[cfg(feature = "metrics")]
 mod recorded;
 #[cfg(not(feature = "metrics"))]
 mod unrecorded;
 
 #[cfg(feature = "metrics")]
+use rdb_proto::auth::{Keyspace, Permission};
+
+#[cfg(feature = "metrics")]
 pub(crate) use recorded::{BegunCall, Figures, OpenConnection};
 #[cfg(not(feature = "metrics"))]
 pub(crate) use unrecorded::{BegunCall, Figures, OpenConnection};
 
-/// What a call does. Calls on data have the names that stores give them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CallKind {
-    RawPut,
-    RawGet,
-    RawDelete,
-    RawBatchPut,
-    RawBatchDelete,
-    RawBatchGet,
-    /// One page.
-    RawScan,
-    RawDeleteRange,
-    CompareAndSwap,
-    Get,
-    CompareAndDelete,
-    BatchGet,
-    /// One page.
-    Scan,
-    Tso,
-    /// A question about the cluster, or what an operator asks for.
-    Control,
+macro_rules! call_kinds {
+    ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $answer:ident;)*) => {
+        labelled! {
+            /// What a call does. Calls on data have the names that stores give them. A scan counts each page.
+            CallKind {
+                $($command = stringify!($method),)*
+                Tso = "tso",
+                /// A question about the cluster, or what an operator asks for.
+                Control = "control",
+            }
+        }
+
+        #[cfg(feature = "metrics")]
+        impl CallKind {
+            /// The right that its caller needs, if it is a call on data.
+            fn needs(self) -> Option<(Permission, Keyspace)> {
+                match self {
+                    $(Self::$command => Some((Permission::$access, Keyspace::$keyspace)),)*
+                    Self::Tso | Self::Control => None,
+                }
+            }
+        }
+    };
 }
+
+rdb_proto::data_commands!(call_kinds);

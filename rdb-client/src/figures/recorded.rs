@@ -7,6 +7,7 @@ use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
     gauge, histogram,
 };
+use rdb_proto::auth::{Keyspace, Permission};
 
 use super::CallKind;
 use crate::Error;
@@ -22,62 +23,8 @@ const CONNECTION_ATTEMPTS: &str = "flaredb_client_connection_attempts_total";
 const MESSAGE_COMMANDS: &str = "flaredb_client_message_commands";
 const TSO_REQUEST_TIMESTAMPS: &str = "flaredb_client_tso_request_timestamps";
 
-macro_rules! labelled {
-    ($name:ident { $($variant:ident = $label:literal,)* }) => {
-        impl $name {
-            const ALL: &[Self] = &[$(Self::$variant),*];
-
-            fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $label,)*
-                }
-            }
-        }
-    };
-}
-
 labelled! {
-    CallKind {
-        RawPut = "raw_put",
-        RawGet = "raw_get",
-        RawDelete = "raw_delete",
-        RawBatchPut = "raw_batch_put",
-        RawBatchDelete = "raw_batch_delete",
-        RawBatchGet = "raw_batch_get",
-        RawScan = "raw_scan",
-        RawDeleteRange = "raw_delete_range",
-        CompareAndSwap = "compare_and_swap",
-        Get = "get",
-        CompareAndDelete = "compare_and_delete",
-        BatchGet = "batch_get",
-        Scan = "scan",
-        Tso = "tso",
-        Control = "control",
-    }
-}
-
-/// How a call ended: well, as an [`Error`] says, or not at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Done,
-    Conflict,
-    Undetermined,
-    Invalid,
-    NotFound,
-    Refused,
-    PermissionDenied,
-    Unauthenticated,
-    Busy,
-    Unavailable,
-    DeadlineExceeded,
-    DataLoss,
-    ClusterMismatch,
-    Internal,
-    /// Its future was dropped. A write may have been applied.
-    GivenUp,
-}
-
-labelled! {
+    /// How a call ended: well, as an [`Error`] says, or not at all.
     Outcome {
         Done = "ok",
         Conflict = "conflict",
@@ -93,6 +40,7 @@ labelled! {
         DataLoss = "data_loss",
         ClusterMismatch = "cluster_mismatch",
         Internal = "internal",
+        /// Its future was dropped. A write may have been applied.
         GivenUp = "given_up",
     }
 }
@@ -129,22 +77,15 @@ impl From<&Error> for Outcome {
 impl CallKind {
     /// Whether a call of this kind is expected to end so. These counts are there from the start: a rate needs the first 0.
     fn can_end(self, outcome: Outcome) -> bool {
-        let is_swap = matches!(self, Self::CompareAndSwap | Self::CompareAndDelete);
-        let may_change = is_swap
-            || matches!(
-                self,
-                Self::RawPut
-                    | Self::RawDelete
-                    | Self::RawBatchPut
-                    | Self::RawBatchDelete
-                    | Self::RawDeleteRange
-                    | Self::Control
-            );
+        let needs = self.needs();
         match outcome {
-            Outcome::Conflict => is_swap,
-            Outcome::Undetermined => may_change,
+            // Every write of a versioned key compares versions.
+            Outcome::Conflict => needs == Some((Permission::Write, Keyspace::Versioned)),
+            Outcome::Undetermined => {
+                self == Self::Control || matches!(needs, Some((Permission::Write, _)))
+            }
             Outcome::NotFound | Outcome::Refused => self == Self::Control,
-            Outcome::DataLoss => !matches!(self, Self::Tso | Self::Control),
+            Outcome::DataLoss => needs.is_some(),
             Outcome::Done
             | Outcome::Invalid
             | Outcome::PermissionDenied
@@ -457,11 +398,11 @@ mod tests {
             [
                 "raw_put",
                 "raw_delete",
+                "compare_and_swap",
+                "compare_and_delete",
                 "raw_batch_put",
                 "raw_batch_delete",
                 "raw_delete_range",
-                "compare_and_swap",
-                "compare_and_delete",
                 "control",
             ]
         );

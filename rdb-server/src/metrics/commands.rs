@@ -12,11 +12,9 @@ use rdb_proto::auth::{Keyspace, Permission};
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::{Fate, region_error};
 use rdb_proto::figures::{Histogram, HistogramSnapshot};
+use rdb_proto::kvrpc::BatchCommand;
 use rdb_proto::kvrpc::batch_answer::Response;
 use rdb_proto::kvrpc::batch_command::Request;
-use rdb_proto::kvrpc::{
-    BatchCommand, compare_and_delete_response as deletion, compare_and_swap_response as swap,
-};
 use rdb_proto::slow_log::{KeyTag, SlowLog};
 use rdb_proto::spans::Spans;
 use rdb_proto::transport::status::{Exposition, Labels};
@@ -30,7 +28,7 @@ use crate::error::Rejection;
 use crate::region::{PendingOutcomes, WriteProgress};
 
 macro_rules! labelled {
-    ($(#[$doc:meta])* $name:ident { $($(#[$of_variant:meta])* $variant:ident = $label:literal,)* }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[$of_variant:meta])* $variant:ident = $label:expr,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum $name {
@@ -50,26 +48,45 @@ macro_rules! labelled {
     };
 }
 
-labelled! {
-    /// What a command does.
-    Kind {
-        RawPut = "raw_put",
-        RawGet = "raw_get",
-        RawDelete = "raw_delete",
-        CompareAndSwap = "compare_and_swap",
-        Get = "get",
-        CompareAndDelete = "compare_and_delete",
-        RawBatchPut = "raw_batch_put",
-        RawBatchDelete = "raw_batch_delete",
-        RawBatchGet = "raw_batch_get",
-        RawScan = "raw_scan",
-        RawDeleteRange = "raw_delete_range",
-        BatchGet = "batch_get",
-        Scan = "scan",
-        /// One that this release does not know.
-        Unknown = "unknown",
-    }
+macro_rules! kinds {
+    ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
+        labelled! {
+            /// What a command does.
+            Kind {
+                $($command = stringify!($method),)*
+                /// One that this release does not know.
+                Unknown = "unknown",
+            }
+        }
+
+        impl Kind {
+            /// What its caller has to be allowed to do, to each key that it is about. A swap and a delete that conflict answer
+            /// with the value: whoever writes may read, too. `None`: nobody knows what it does.
+            pub(crate) fn needs(self) -> Option<(Permission, Keyspace)> {
+                match self {
+                    $(Self::$command => Some((Permission::$access, Keyspace::$keyspace)),)*
+                    Self::Unknown => None,
+                }
+            }
+        }
+    };
 }
+
+macro_rules! kinds_of_requests {
+    ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
+        impl Kind {
+            /// That of a point command.
+            pub(crate) fn of(request: &Request) -> Self {
+                match request {
+                    $(Request::$command(_) => Self::$command,)*
+                }
+            }
+        }
+    };
+}
+
+rdb_proto::data_commands!(kinds);
+rdb_proto::point_commands!(kinds_of_requests);
 
 labelled! {
     /// How a command was answered.
@@ -103,18 +120,6 @@ const KINDS: usize = Kind::ALL.len();
 const ANSWERS: usize = Answered::ALL.len();
 
 impl Kind {
-    /// That of a point command.
-    pub(crate) fn of(request: &Request) -> Self {
-        match request {
-            Request::RawPut(_) => Self::RawPut,
-            Request::RawGet(_) => Self::RawGet,
-            Request::RawDelete(_) => Self::RawDelete,
-            Request::CompareAndSwap(_) => Self::CompareAndSwap,
-            Request::Get(_) => Self::Get,
-            Request::CompareAndDelete(_) => Self::CompareAndDelete,
-        }
-    }
-
     /// That of a command of a message.
     pub(crate) fn of_command(command: &BatchCommand) -> Self {
         command.request.as_ref().map_or(Self::Unknown, Self::of)
@@ -136,7 +141,8 @@ impl Kind {
     /// Whether a command of this kind is ever answered so. These counts are there from the start: a rate needs the first 0.
     fn can_be(self, answered: Answered) -> bool {
         match answered {
-            Answered::Conflict => matches!(self, Self::CompareAndSwap | Self::CompareAndDelete),
+            // Every write of a versioned key compares versions.
+            Answered::Conflict => self.needs() == Some((Permission::Write, Keyspace::Versioned)),
             Answered::Undetermined => self.is_write(),
             Answered::Done
             | Answered::GivenUp
@@ -146,24 +152,6 @@ impl Kind {
             | Answered::Failed => self != Self::Unknown,
             Answered::NotReady | Answered::Busy | Answered::Invalid => true,
         }
-    }
-
-    /// What its caller has to be allowed to do, to each key that it is about. A swap and a delete that conflict answer with the value:
-    /// whoever writes may read, too. `None`: nobody knows what it does.
-    pub(crate) fn needs(self) -> Option<(Permission, Keyspace)> {
-        Some(match self {
-            Self::RawGet | Self::RawBatchGet | Self::RawScan => (Permission::Read, Keyspace::Raw),
-            Self::RawPut
-            | Self::RawDelete
-            | Self::RawBatchPut
-            | Self::RawBatchDelete
-            | Self::RawDeleteRange => (Permission::Write, Keyspace::Raw),
-            Self::Get | Self::BatchGet | Self::Scan => (Permission::Read, Keyspace::Versioned),
-            Self::CompareAndSwap | Self::CompareAndDelete => {
-                (Permission::Write, Keyspace::Versioned)
-            }
-            Self::Unknown => return None,
-        })
     }
 
     pub(super) fn is_read(self) -> bool {
@@ -179,14 +167,7 @@ impl Answered {
     /// How a point command was answered.
     pub(crate) fn with(result: &Result<Response, Rejection>) -> Self {
         match result {
-            Ok(Response::CompareAndSwap(answer)) => match answer.result {
-                Some(swap::Result::Conflict(_)) => Self::Conflict,
-                _ => Self::Done,
-            },
-            Ok(Response::CompareAndDelete(answer)) => match answer.result {
-                Some(deletion::Result::Conflict(_)) => Self::Conflict,
-                _ => Self::Done,
-            },
+            Ok(response) if response.is_conflict() => Self::Conflict,
             Ok(_) => Self::Done,
             Err(rejection) => Self::by(rejection),
         }
@@ -508,7 +489,10 @@ mod tests {
     use prost::Message;
     use prost_types::FileDescriptorSet;
     use rdb_proto::error::busy;
-    use rdb_proto::kvrpc::{CompareAndSwapResponse, Conflict, RawPutResponse, Swapped};
+    use rdb_proto::kvrpc::{
+        CompareAndSwapResponse, Conflict, RawPutResponse, Swapped,
+        compare_and_swap_response as swap,
+    };
     use rdb_proto::transport::{Access, accesses};
 
     use super::*;
