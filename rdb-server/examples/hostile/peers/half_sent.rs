@@ -11,15 +11,20 @@ use crate::wire::{Ending, Line, framed, send};
 const WHOLE_BYTES: usize = 6 << 20;
 
 pub(super) async fn on_one_connection(trial: &mut Trial) -> anyhow::Result<()> {
-    play(trial, 1, 250, 4 << 20).await
+    play(trial, 1, 250, 4 << 20, Insistence::AgainAndAgain).await
 }
 
 pub(super) async fn on_twenty_connections(trial: &mut Trial) -> anyhow::Result<()> {
-    play(trial, 20, 50, 2 << 20).await
+    play(trial, 20, 50, 2 << 20, Insistence::AgainAndAgain).await
 }
 
 pub(super) async fn on_a_thousand_connections(trial: &mut Trial) -> anyhow::Result<()> {
-    play(trial, 1_000, 1, 1 << 20).await
+    play(trial, 1_000, 1, 1 << 20, Insistence::AgainAndAgain).await
+}
+
+/// Sends only headers, once for each call. Each connection of so many may have 128 calls.
+pub(super) async fn without_body(trial: &mut Trial) -> anyhow::Result<()> {
+    play(trial, 1_000, 120, 0, Insistence::Once).await
 }
 
 async fn play(
@@ -27,6 +32,7 @@ async fn play(
     connections: usize,
     calls: usize,
     sent_bytes: usize,
+    insistence: Insistence,
 ) -> anyhow::Result<()> {
     trial.begin().await?;
     let half = batch().slice(..sent_bytes);
@@ -34,7 +40,7 @@ async fn play(
         &trial.address(),
         connections,
         calls,
-        Insistence::AgainAndAgain,
+        insistence,
         move |line, _| {
             let half = half.clone();
             async move { Ending::of(stop_halfway(&line, half).await) }

@@ -106,6 +106,12 @@ pub(crate) const PEERS: &[Peer] = &[
         half_sent::on_a_thousand_connections
     ),
     peer!(
+        "half-calls",
+        "1,000 connections with 120 RawBatchPut each that send their headers and stop",
+        BUDGETED,
+        half_sent::without_body
+    ),
+    peer!(
         "silent-streams",
         "20 connections with 16 batched streams that each send a message of 6 MiB and stay open",
         BUDGETED,
