@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Plays hostile peers against one rdb-server with default settings and prints what each cost: memory, and the worst latency
-# of a well-behaved client beside it. Exit code 1 when a limit was missed, 2 when a peer could not be played. Takes about 10
+# of a well-behaved client beside it. Exit code 1 when a limit was missed, 2 when a peer could not be played. Takes about 11
 # minutes, 3 GiB of memory for a server that keeps its promises, and as much as there is for one that does not.
 #
 #   scripts/hostile.sh [--only PEER]… [--list] [--profile release|dev] [--bin-dir DIR] [--no-build]

@@ -11,6 +11,9 @@ use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::codegen::http::{HeaderMap, Request};
 
+/// What a client begins a connection with: the text of HTTP/2, and settings that are all defaults.
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
 const READING_WINDOW_BYTES: u32 = 1 << 20;
 
 /// An HTTP/2 connection. Clones share it; it ends with the last one.

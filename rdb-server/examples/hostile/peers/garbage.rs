@@ -10,10 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::trial::Trial;
-use crate::wire::{Ending, Line};
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const EMPTY_SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+use crate::wire::{Ending, Line, PREFACE};
 
 const ROUNDS: usize = 20;
 const AT_A_TIME: usize = 10;
@@ -64,7 +61,7 @@ fn opening(seed: usize) -> Vec<u8> {
         _ => {
             // A frame that is too long, so that it is an error whatever its type is.
             noise.insert(0, 0xff);
-            [PREFACE, EMPTY_SETTINGS, &noise].concat()
+            [PREFACE, &noise].concat()
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod cold_swaps;
 mod empty_entries;
+mod floods;
 mod garbage;
 mod half_sent;
 mod idle_connections;
@@ -146,6 +147,18 @@ pub(crate) const PEERS: &[Peer] = &[
         "every place for a connection is in use, and 5,000 more connections come",
         UNBUDGETED,
         refused_connections::play
+    ),
+    peer!(
+        "ping-flood",
+        "50 connections with PINGs for 10 s, as fast as they are answered",
+        UNBUDGETED,
+        floods::pings
+    ),
+    peer!(
+        "reflection-flood",
+        "20 connections with 4 calls of reflection at a time for 10 s, as fast as they are answered",
+        UNBUDGETED,
+        floods::reflection
     ),
     peer!(
         "trimmed-queue",
