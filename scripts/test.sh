@@ -36,7 +36,7 @@ main() {
   step 'docs' env RUSTDOCFLAGS='-D warnings' cargo doc "${WORKSPACE[@]}" --no-deps
   step 'tests' run_tests
   step 'doctests' cargo test "${WORKSPACE[@]}" --doc
-  step 'dependencies of rdb-client' check_client_dependencies
+  step 'dependencies' check_dependencies
   step 'rdb-client without its workspace' scripts/client-alone.sh
   step 'verify-core.sh' scripts/verify-core.sh
   step 'verify-cluster.sh' scripts/verify-cluster.sh
@@ -77,22 +77,23 @@ run_tests() {
   faults=''
 }
 
-# An application that links the client compiles neither the storage engine nor, unless it asks for it, the command line.
-check_client_dependencies() {
-  local list=(cargo tree --package rdb-client --edges normal --prefix none --locked)
-  refuse_packages 'the default features' "$("${list[@]}")" rocksdb librocksdb-sys openraft clap rustyline tracing-subscriber \
-    metrics
-  refuse_packages 'all features' "$("${list[@]}" --all-features)" rocksdb librocksdb-sys openraft
+# An application that links the client compiles neither the storage engine nor, unless it asks for it, the command line. Nobody compiles
+# OpenTelemetry without the feature `otlp`.
+check_dependencies() {
+  refuse_packages 'rdb-client' rocksdb librocksdb-sys openraft clap rustyline tracing-subscriber metrics 'opentelemetry.*'
+  refuse_packages 'rdb-client --all-features' rocksdb librocksdb-sys openraft 'opentelemetry.*'
+  refuse_packages 'rdb-server' 'opentelemetry.*'
+  refuse_packages 'rdb-pd' 'opentelemetry.*'
 }
 
-# refuse_packages FEATURES TREE PACKAGE…
+# refuse_packages SELECTION PATTERN…: SELECTION is a package of the workspace, and flags that choose its features.
 refuse_packages() {
-  local features=$1 tree=$2 package
-  [[ $tree == 'rdb-client '* ]] || fail 'cargo tree does not answer as expected'
-  for package in "${@:3}"; do
-    if grep -q "^$package " <<<"$tree"; then
-      fail "rdb-client with $features depends on $package"
-    fi
+  local selection tree pattern found
+  read -ra selection <<<"$1"
+  tree=$(cargo tree --package "${selection[@]}" --edges normal --prefix none --locked)
+  [[ $tree == "${selection[0]} "* ]] || fail 'cargo tree does not answer as expected'
+  for pattern in "${@:2}"; do
+    ! found=$(grep -m 1 "^$pattern v" <<<"$tree") || fail "$1 depends on $found"
   done
 }
 
