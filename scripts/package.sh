@@ -96,15 +96,19 @@ check_libraries() {
 
 # stage DIRECTORY: what the archive has.
 stage() {
-  local program shell
+  local program page shell
   mkdir -p "$1"/{bin,docs,share/completions}
   for program in "${PROGRAMS[@]}"; do
     # Names of functions stay, for backtraces; lines go, which are most of the size.
     strip --strip-debug -o "$1/bin/$program" "$bin_dir/$program"
     chmod 755 "$1/bin/$program"
   done
-  install -m 644 LICENSE README.md CHANGELOG.md "$1"
-  install -m 644 docs/configuration.md docs/monitoring.md docs/security.md "$1/docs"
+  install -m 644 LICENSE "$1"
+  install -D -m 644 -t "$1/docs/bench" docs/bench/*.svg
+  for page in README.md CHANGELOG.md docs/*.md docs/bench/*.md; do
+    # The archive lacks the sources. A link to them becomes its text.
+    sed -Ez 's#\[([^][]*)\]\((\.\./)*(rdb-[^)]*|CONTRIBUTING\.md)\)#\1#g' "$page" >"$1/$page"
+  done
   install -D -m 644 -t "$1/docs/systemd" docs/systemd/*.service
   install -D -m 644 -t "$1/docs/monitoring" docs/monitoring/*
   "$bin_dir/rdbctl" manual "$1/share/man/man1" >/dev/null
@@ -135,6 +139,7 @@ check() {
   chroot_dir=$directory/root
   mkdir "$chroot_dir"
   tar --extract --gzip --file "$directory/$1.tar.gz" --directory "$chroot_dir" --strip-components 1 --no-same-owner
+  check_links
   copy_libraries
   enter=("$(PATH=$PATH:/usr/sbin command -v chroot)" "$chroot_dir")
   # Another user's id is that of root in a namespace of its own.
@@ -147,6 +152,16 @@ check() {
   # Any build has its own features.
   [[ -z $is_built ]] || refuse_to_export_spans
   serve_a_put_and_a_get
+}
+
+# Every relative link of a page leads to something in the archive.
+check_links() {
+  local links page link
+  links=$(cd "$chroot_dir" && grep --recursive --only-matching --extended-regexp --include='*.md' '\]\([^)#]+' .)
+  while IFS=: read -r page link; do
+    link=${link#*(}
+    [[ $link == *:* || -e $chroot_dir/${page%/*}/$link ]] || fail "$page links to $link, which is not in the archive"
+  done <<<"$links"
 }
 
 # The libraries at the paths where the programs look for them.
