@@ -63,7 +63,7 @@ async fn write_entries(
     form: Form,
     file: &mut impl Write,
 ) -> Result<u64, Failure> {
-    let progress = progress("exported");
+    let progress = progress("exported", None);
     let file = &mut Summed::new(file);
     form.begin(file)?;
     let mut exported = 0;

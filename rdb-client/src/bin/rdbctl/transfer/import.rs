@@ -1,10 +1,11 @@
 //! `rdbctl raw import`.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Seek};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Seek};
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use indicatif::ProgressBar;
 use rdb_client::{Client, Error, Limits};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -52,11 +53,12 @@ pub(crate) async fn import(
     let client = Interrupt::EndsRead.limit(session.connect()).await?;
     let limits = client.limits();
     let (read, mut batches) = mpsc::channel(BATCHES_READ_AHEAD);
+    let progress = progress("imported", source.file_bytes());
+    let reading = progress.clone();
     // It ends with the file, or when nobody takes its batches any more.
-    tokio::task::spawn_blocking(move || source.read(limits, &read));
+    tokio::task::spawn_blocking(move || source.read(limits, &reading, &read));
     let mut interrupts = interrupts()?;
     let mut imported = Imported::default();
-    let progress = progress("imported");
     let mut is_damaged = false;
     let end = loop {
         let step = async {
@@ -79,7 +81,10 @@ pub(crate) async fn import(
                 break Some(Failure::usage(wrong.to_string()));
             }
         }
-        progress.set_position(imported.entries);
+        // A bar is moved by whoever reads the file.
+        if progress.length().is_none() {
+            progress.set_position(imported.entries);
+        }
         if imported.failure.is_some() {
             break None;
         }
@@ -107,8 +112,11 @@ pub(crate) async fn import(
 /// Where entries come from.
 enum Source {
     /// It can be read twice.
-    File(BufReader<File>),
-    Pipe(BufReader<File>),
+    File {
+        file: File,
+        bytes: u64,
+    },
+    Pipe(File),
     StandardInput,
 }
 
@@ -121,20 +129,36 @@ impl Source {
         let unreadable = |error| Failure::usage(format!("cannot read {}: {error}", path.display()));
         let file = File::open(path).map_err(unreadable)?;
         refuse_terminal(&file)?;
-        let is_regular = file.metadata().map_err(unreadable)?.is_file();
-        let file = BufReader::with_capacity(1 << 20, file);
-        Ok(if is_regular {
-            Self::File(file)
+        let metadata = file.metadata().map_err(unreadable)?;
+        Ok(if metadata.is_file() {
+            let bytes = metadata.len();
+            Self::File { file, bytes }
         } else {
             Self::Pipe(file)
         })
     }
 
+    /// `None`: it is not known before its end.
+    fn file_bytes(&self) -> Option<u64> {
+        match self {
+            Self::File { bytes, .. } => Some(*bytes),
+            Self::Pipe(_) | Self::StandardInput => None,
+        }
+    }
+
     /// Blocks until the file is read or its batches are not wanted.
-    fn read(self, limits: Limits, batches: &mpsc::Sender<Result<Batch, Wrong>>) {
+    fn read(
+        self,
+        limits: Limits,
+        progress: &ProgressBar,
+        batches: &mpsc::Sender<Result<Batch, Wrong>>,
+    ) {
         let read = match self {
-            Self::File(file) => read_checked(file, limits, batches),
-            Self::Pipe(file) => read_batches(file, limits, batches),
+            Self::File { file, .. } => {
+                let file = buffered(progress.wrap_read(file));
+                read_checked(file, limits, progress, batches)
+            }
+            Self::Pipe(file) => read_batches(buffered(file), limits, batches),
             Self::StandardInput => read_batches(io::stdin().lock(), limits, batches),
         };
         if let Err(wrong) = read {
@@ -142,6 +166,10 @@ impl Source {
             let _ = batches.blocking_send(Err(wrong));
         }
     }
+}
+
+fn buffered<F: Read>(file: F) -> BufReader<F> {
+    BufReader::with_capacity(1 << 20, file)
 }
 
 /// Nobody types entries, and a thread that waits for them would take what is typed next.
@@ -158,11 +186,14 @@ fn refuse_terminal(source: &impl IsTerminal) -> Result<(), Failure> {
 fn read_checked(
     mut file: impl BufRead + Seek,
     limits: Limits,
+    progress: &ProgressBar,
     batches: &mpsc::Sender<Result<Batch, Wrong>>,
 ) -> Result<(), Wrong> {
+    progress.set_message("checked");
     let mut entries = Entries::of(&mut file, limits)?;
     while !batches.is_closed() && entries.next()?.is_some() {}
     file.rewind().map_err(|error| Wrong::unreadable(&error))?;
+    progress.set_message("imported");
     read_batches(file, limits, batches)
 }
 
@@ -251,7 +282,9 @@ impl Imported {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Cursor;
+    use std::path::Path;
 
     use super::*;
 
@@ -265,14 +298,40 @@ mod tests {
     fn a_file_that_is_wrong_at_its_end_has_none_of_its_entries_sent() {
         let entry = "{\"key\":\"k\",\"value\":\"v\"}\n".repeat(2 * BATCH_ENTRIES);
         let (read, mut batches) = mpsc::channel(BATCHES_READ_AHEAD);
-        read_checked(Cursor::new(entry.clone()), limits(), &read).expect("it is right");
+        let read_checked =
+            |file: String| read_checked(Cursor::new(file), limits(), &ProgressBar::hidden(), &read);
+        read_checked(entry.clone()).expect("it is right");
         assert_eq!(batches.len(), 2);
         while batches.try_recv().is_ok() {}
 
-        let wrong = read_checked(Cursor::new(entry + "{"), limits(), &read);
+        let wrong = read_checked(entry + "{");
         let wrong = wrong.expect_err("it is cut").to_string();
         assert!(wrong.starts_with("entry 2049: "), "{wrong}");
         assert!(batches.is_empty());
+    }
+
+    #[test]
+    fn a_file_whose_size_is_known_has_a_bar_that_moves_to_its_end() {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let path = directory.path().join("export");
+        let entry = "{\"key\":\"k\",\"value\":\"v\"}\n";
+        fs::write(&path, entry).expect("the temporary directory can be written");
+        let open = |path: &Path| {
+            let path = Some(path.to_owned());
+            Source::open(&ImportArguments { path }).expect("it can be read")
+        };
+        let source = open(&path);
+        let bar = progress("imported", source.file_bytes());
+        assert_eq!(bar.length(), Some(entry.len() as u64));
+        let (read, _batches) = mpsc::channel(BATCHES_READ_AHEAD);
+        source.read(limits(), &bar, &read);
+        assert_eq!(bar.position(), entry.len() as u64);
+
+        let device = open(Path::new("/dev/null"));
+        for source in [device, Source::StandardInput] {
+            let spinner = progress("imported", source.file_bytes());
+            assert_eq!(spinner.length(), None);
+        }
     }
 
     #[test]

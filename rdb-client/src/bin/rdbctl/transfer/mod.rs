@@ -33,13 +33,23 @@ impl Record for Transferred {
     }
 }
 
-/// A line on standard error, if that is a terminal, which is gone in the end.
-fn progress(verb: &'static str) -> ProgressBar {
-    let line = ProgressBar::new_spinner();
-    let template = format!("{{spinner}} {verb} {{human_pos}} entries, {{per_sec}}");
-    if let Ok(style) = ProgressStyle::with_template(&template) {
+/// Its position is a number of entries.
+const SPINNER: &str = "{spinner} {msg} {human_pos} entries, {per_sec}";
+
+/// Its position is a place in a file.
+const BAR: &str = "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+
+/// A line on standard error, if that is a terminal, which is gone in the end. It is a bar for a file whose size is known, and a spinner
+/// otherwise.
+fn progress(verb: &'static str, file_bytes: Option<u64>) -> ProgressBar {
+    let (line, template) = match file_bytes {
+        Some(bytes) => (ProgressBar::new(bytes), BAR),
+        None => (ProgressBar::new_spinner(), SPINNER),
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
         line.set_style(style);
     }
+    line.set_message(verb);
     line.enable_steady_tick(PROGRESS_INTERVAL);
     line
 }
