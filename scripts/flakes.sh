@@ -17,10 +17,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/setup.sh"
 source "$(dirname "${BASH_SOURCE[0]}")/lib/binaries.sh"
 
 rounds=5 together=1 busy='' only='' without='' limit=900
-logs='' finished_rounds=0
+# `logs` has a directory for each round, with the output of the binaries that failed.
+logs='' round=0 finished_rounds=0
 spinning=()
-# Name and round of each binary that runs, by the id of its process.
-declare -A running=()
 
 main() {
   parse "$@"
@@ -40,16 +39,9 @@ main() {
   touch "$logs"/{failed,skipped}
   export RDB_SKIPPED_TESTS=$logs/skipped
   [[ -z $busy ]] || spin
-  local round name directory binary
   for ((round = 1; round <= rounds; round++)); do
-    while IFS=$'\t' read -r name directory binary; do
-      ((${#running[@]} < together)) || end_of_one
-      start_binary "$directory" "$binary" "$limit" >"$logs/$name.$round" 2>&1
-      running[$!]=$name.$round
-    done <<<"$binaries"
-    while ((${#running[@]})); do
-      end_of_one
-    done
+    mkdir "$logs/$round"
+    run_binaries "$together" "$limit" "$logs/$round" note <<<"$binaries"
     finished_rounds=$round
   done
   [[ ! -s $logs/failed ]]
@@ -77,13 +69,9 @@ chosen_binaries() {
     awk -F '\t' -v only="$only" -v without="$without" '(only == "" || $1 == only) && (without == "" || $1 != without)'
 }
 
-# Waits until one of the binaries that run is done, and notes what came of it.
-end_of_one() {
-  local process code=0 name round log result
-  { wait -n -p process "${!running[@]}" || code=$?; } 2>/dev/null
-  log=$logs/${running[$process]}
-  name=${running[$process]%.*} round=${running[$process]##*.}
-  unset "running[$process]"
+# note NAME EXIT_CODE: what came of a binary in this round.
+note() {
+  local name=$1 code=$2 log=$logs/$round/$1 result
   if ((code == 0)); then
     result=$(grep '^test result' "$log") || result='no tests'
     rm "$log"
@@ -127,7 +115,7 @@ spin_beside() {
 finish() {
   local code=$?
   trap '' HUP INT TERM
-  ((${#running[@]} == 0)) || { kill "${!running[@]}" && wait "${!running[@]}"; } 2>/dev/null || true
+  stop_binaries
   ((${#spinning[@]} == 0)) || kill "${spinning[@]}" 2>/dev/null || true
   report
   exit "$code"

@@ -17,8 +17,8 @@ export RDB_SKIPPED_TESTS=$skipped_tests
 
 timings=()
 step='' step_began=0
-# The test binary that runs, that of the faults beside it, and what the latter prints.
-running='' faults='' faults_log=$(mktemp)
+# What each test binary prints.
+test_output=$(mktemp -d)
 # Where the archive of a release goes.
 package=''
 
@@ -55,26 +55,21 @@ check_scripts() {
   shellcheck --external-sources .ci/run scripts/*.sh scripts/*/*.sh
 }
 
-# The faults take as long as all other tests together, and wait for most of the time. So they run beside them.
+# Three binaries at a time: most tests wait for most of their time. Those that take longest begin first, so that none of them is left for
+# the end.
 run_tests() {
   cargo test "${WORKSPACE[@]}" --no-run
-  local binaries name directory binary
+  local binaries long=$'^(faults|e2e|auth)\t'
   binaries=$(test_binaries)
-  IFS=$'\t' read -r name directory binary < <(grep $'^faults\t' <<<"$binaries") || fail 'there is no test binary of faults'
-  start_binary "$directory" "$binary" "$LIMIT_SECONDS" >"$faults_log" 2>&1
-  faults=$!
-  while IFS=$'\t' read -r name directory binary; do
-    printf '\n---- %s\n' "$name"
-    start_binary "$directory" "$binary" "$LIMIT_SECONDS"
-    running=$!
-    wait "$running"
-  done < <(grep -v $'^faults\t' <<<"$binaries")
-  running=''
+  binaries=$(grep -E "$long" <<<"$binaries" && grep -Ev "$long" <<<"$binaries") || fail 'there are no test binaries'
+  run_binaries 3 "$LIMIT_SECONDS" "$test_output" show <<<"$binaries"
+}
 
-  printf '\n---- faults\n'
-  tail --follow=name --lines=+1 --pid="$faults" "$faults_log"
-  wait "$faults"
-  faults=''
+# show NAME EXIT_CODE: a test binary that has ended.
+show() {
+  printf '\n---- %s\n' "$1"
+  cat "$test_output/$1"
+  (($2 == 0)) || fail "$1 failed with exit code $2"
 }
 
 # An application that links the client compiles neither the storage engine nor, unless it asks for it, the command line. Nobody compiles
@@ -141,12 +136,17 @@ minutes() {
 }
 
 summary() {
-  local code=$? left
+  local code=$? name
   trap '' HUP INT TERM
-  for left in $running $faults; do
-    { kill "$left" && wait "$left"; } 2>/dev/null || true
-  done
-  rm -f "$faults_log"
+  if ((code > 128)); then
+    # Whoever interrupts the script may want to know what hangs.
+    for name in "${running[@]}"; do
+      printf '\n---- %s, not done\n' "$name"
+      cat "$test_output/$name"
+    done
+  fi
+  stop_binaries
+  rm -rf "$test_output"
   [[ -z $package ]] || rm -rf "$package"
   [[ -z $step ]] || timings+=("FAIL  $(minutes $((SECONDS - step_began)))  $step")
   printf '\n'
