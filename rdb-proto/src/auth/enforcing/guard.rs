@@ -15,6 +15,9 @@ use crate::figures::Counter;
 /// The number of the state in which nothing is enforced.
 pub(super) const OFF: u64 = 0;
 
+/// Where no rights are held, this stands for their version. None have it.
+const NO_VERSION: u64 = 0;
+
 /// What a server lets callers do now. There is one in each process; whoever learns of other rights sets them.
 ///
 /// It is in one of the states of [`GuardState`]. [`set`](Self::set) and [`refuse`](Self::refuse) move it on, and so does time.
@@ -23,6 +26,9 @@ pub struct Guard {
     /// The number of the present state: [`OFF`], or one that no other state has had. Written under the lock of the state. Relaxed
     /// is enough: it is only compared, and what belongs to another number is read under the lock.
     epoch: AtomicU64,
+    /// The version of the rights that are held, or [`NO_VERSION`]. Written under the lock of the state, and read without it, so that
+    /// who shows it holds up no caller. Relaxed: it stands for itself.
+    version: AtomicU64,
     state: RwLock<State>,
     /// When the rights were confirmed last, by the [`clock`]. Relaxed: it stands for itself.
     renewed_ms: AtomicI64,
@@ -114,6 +120,7 @@ impl Guard {
         };
         Self {
             epoch: AtomicU64::new(OFF),
+            version: AtomicU64::new(NO_VERSION),
             state: RwLock::new(state),
             renewed_ms: AtomicI64::new(clock::now_ms()),
             stale_max: None,
@@ -188,13 +195,13 @@ impl Guard {
 
     /// The version of the rights that it has. `None`: it has none.
     pub fn version(&self) -> Option<u64> {
-        let state = self.read();
-        state.now.held().map(|held| held.rights.version())
+        let version = self.version.load(Relaxed);
+        (version != NO_VERSION).then_some(version)
     }
 
     /// How long ago the rights were confirmed, also when that is too long. `None`: it has none.
     pub fn age(&self) -> Option<Duration> {
-        self.read().now.held().map(|_| self.since_renewed())
+        self.version().map(|_| self.since_renewed())
     }
 
     /// What was refused so far.
@@ -245,9 +252,14 @@ impl Guard {
                 state.last_epoch
             }
         };
+        let version = match &now {
+            Now::Off | Now::Refusing => NO_VERSION,
+            Now::Holding(held) => held.rights.version(),
+        };
         state.now = now;
         self.renew();
         self.epoch.store(epoch, Relaxed);
+        self.version.store(version, Relaxed);
     }
 
     fn since_renewed(&self) -> Duration {
@@ -266,17 +278,11 @@ impl Guard {
     }
 }
 
-impl Now {
-    fn held(&self) -> Option<&Held> {
-        match self {
-            Self::Off | Self::Refusing => None,
-            Self::Holding(held) => Some(held),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
     use super::super::Caller;
     use super::super::tests::{rights, user};
     use super::super::token::Token;
@@ -340,6 +346,24 @@ mod tests {
         let token = Token::random();
         let caller = Caller::with_token(Arc::new(old_guard(&token)), &token);
         caller.pass().expect("there is no limit");
+    }
+
+    /// A scrape reads them. The first command of a caller takes the lock.
+    #[test]
+    fn what_a_scrape_shows_is_read_without_the_lock_of_the_state() {
+        let guard = Arc::new(old_guard(&Token::random()));
+        let _held = guard.write();
+        let (show, shown) = mpsc::channel();
+        thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                let age = guard.age().expect("it has rights");
+                show.send((guard.is_enforced(), guard.version(), age >= 2 * MINUTE))
+            }
+        });
+        // Far above what a busy machine needs.
+        let shown = shown.recv_timeout(5 * MINUTE);
+        assert_eq!(shown, Ok((true, Some(1), true)));
     }
 
     #[test]
