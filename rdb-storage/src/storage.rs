@@ -396,7 +396,7 @@ impl Storage {
         })
     }
 
-    /// Figures that are cheap to read at any time: counts, and sizes that are noted about every half second.
+    /// Figures that are cheap to read at any time: counts, and sizes that were noted up to three seconds ago.
     pub fn figures(&self) -> StorageFigures {
         let inner = &self.inner;
         let (taken_bytes, bytes_max) = inner.writer.room_bytes();

@@ -112,27 +112,27 @@ fn write_sizes(both: &Both<'_>, exposition: &mut Exposition<'_>) -> fmt::Result 
     const SIZES: [Size; 5] = [
         (
             "flaredb_rocksdb_memtable_bytes",
-            "Size of all memtables, up to a second ago.",
+            "Size of all memtables, up to three seconds ago.",
             |figures| figures.memtable_bytes,
         ),
         (
             "flaredb_rocksdb_memtables_to_flush",
-            "Memtables that wait to be flushed, up to a second ago.",
+            "Memtables that wait to be flushed, up to three seconds ago.",
             |figures| figures.memtables_to_flush,
         ),
         (
             "flaredb_rocksdb_block_cache_bytes",
-            "Size of what is in the block cache, up to a second ago.",
+            "Size of what is in the block cache, up to three seconds ago.",
             |figures| figures.block_cache_bytes,
         ),
         (
             "flaredb_rocksdb_table_bytes",
-            "Size of the table files, up to a second ago.",
+            "Size of the table files, up to three seconds ago.",
             |figures| figures.table_bytes,
         ),
         (
             "flaredb_rocksdb_compaction_pending_bytes",
-            "Bytes that compactions have to rewrite, as RocksDB estimates, up to a second ago.",
+            "Bytes that compactions have to rewrite, as RocksDB estimates, up to three seconds ago.",
             |figures| figures.compaction_pending_bytes,
         ),
     ];
