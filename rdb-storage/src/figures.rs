@@ -68,6 +68,8 @@ pub(crate) struct Noted {
     background_errors: AtomicU64,
     capacity_bytes: AtomicU64,
     available_bytes: AtomicU64,
+    /// How long writes have waited outside of RocksDB until it took some again.
+    held_back_us: AtomicU64,
 }
 
 impl Noted {
@@ -85,10 +87,13 @@ impl Noted {
 impl Database {
     /// Notes the sizes of the database, unless that was done a moment ago. Takes RocksDB's lock several times, for a moment each.
     pub(crate) fn note_figures(&self) {
-        let noted = self.noted();
-        if !noted.is_due() {
-            return;
+        if self.noted().is_due() {
+            self.note_sizes();
         }
+    }
+
+    fn note_sizes(&self) {
+        let noted = self.noted();
         for (figure, property) in [
             (&noted.memtable_bytes, properties::CUR_SIZE_ALL_MEM_TABLES),
             (
@@ -120,6 +125,12 @@ impl Database {
         }
     }
 
+    /// Notes that a write has waited so long until RocksDB took writes again, which it does not count itself.
+    pub(crate) fn note_held_back(&self, waited: Duration) {
+        let waited_us = waited.as_micros() as u64;
+        self.noted().held_back_us.fetch_add(waited_us, Relaxed);
+    }
+
     /// The figures. Takes no lock that a write takes.
     pub(crate) fn figures(&self) -> DatabaseFigures {
         let noted = self.noted();
@@ -129,7 +140,9 @@ impl Database {
             wal_bytes: self.ticker(Ticker::WalFileBytes),
             block_cache_hits: self.ticker(Ticker::BlockCacheHit),
             block_cache_misses: self.ticker(Ticker::BlockCacheMiss),
-            stalled: Duration::from_micros(self.ticker(Ticker::StallMicros)),
+            stalled: Duration::from_micros(
+                self.ticker(Ticker::StallMicros) + read(&noted.held_back_us),
+            ),
             flushed_bytes: self.ticker(Ticker::FlushWriteBytes),
             compaction_read_bytes: self.ticker(Ticker::CompactReadBytes),
             compaction_written_bytes: self.ticker(Ticker::CompactWriteBytes),
@@ -147,5 +160,64 @@ impl Database {
     fn whole(&self, property: &PropName) -> u64 {
         let value = self.property_int_value(property);
         value.ok().flatten().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::engine::{Engine, Family};
+    use crate::identity::{DataDirectory, Role};
+    use crate::options::StorageOptions;
+
+    const MEMTABLE_BYTES: usize = 64 << 10;
+
+    fn engine() -> (tempfile::TempDir, Engine) {
+        let temporary = tempfile::tempdir().unwrap();
+        let options = StorageOptions {
+            write_buffer_bytes: MEMTABLE_BYTES,
+            ..StorageOptions::new(Role::Embedded)
+        };
+        let directory = DataDirectory::open(temporary.path(), options.role, true).unwrap();
+        let engine = Engine::open(Arc::new(directory), &options, true).unwrap();
+        (temporary, engine)
+    }
+
+    fn noted_now(database: &Database) -> DatabaseFigures {
+        database.note_sizes();
+        database.figures()
+    }
+
+    #[test]
+    fn a_memtable_that_nobody_flushes_waits_to_be_flushed() {
+        let (_directory, engine) = engine();
+        let database = &engine.database;
+        assert_eq!(noted_now(database).memtables_to_flush, 0);
+        // Writes go on, and no flush is begun.
+        database.stop_background_work();
+        let large = vec![b'v'; 2 * MEMTABLE_BYTES];
+        database.put("large", large).unwrap();
+        // It finds the memtable full.
+        database.put("small", "v").unwrap();
+        assert_eq!(noted_now(database).memtables_to_flush, 1);
+    }
+
+    #[test]
+    fn files_that_no_compaction_takes_are_left_to_compact() {
+        let (_directory, engine) = engine();
+        let database = &engine.database;
+        database.stop_compactions();
+        let options = [("level0_file_num_compaction_trigger", "2")];
+        let family = engine.family(Family::Raw);
+        database.set_options_cf(family, &options).unwrap();
+        let pending_bytes = [1_u8, 2].map(|value| {
+            database.put("k", [value]).unwrap();
+            database.flush().unwrap();
+            noted_now(database).compaction_pending_bytes
+        });
+        assert_eq!(pending_bytes[0], 0);
+        assert!(pending_bytes[1] > 0);
     }
 }

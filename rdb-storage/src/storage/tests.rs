@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use rocksdb::ErrorKind;
 
 use super::*;
@@ -11,6 +13,25 @@ fn storage() -> (tempfile::TempDir, Storage) {
     };
     let storage = Storage::open(directory.path(), options).unwrap();
     (directory, storage)
+}
+
+/// RocksDB stops writes while there are so many files that no compaction has taken, and none takes any.
+fn hold_writes(engine: &Engine, from_files: &str) {
+    let options = [
+        ("level0_file_num_compaction_trigger", "100"),
+        ("level0_slowdown_writes_trigger", from_files),
+        ("level0_stop_writes_trigger", from_files),
+    ];
+    let family = engine.family(Family::Raw);
+    engine.database.set_options_cf(family, &options).unwrap();
+}
+
+fn put() -> Submission {
+    let put = Command::PutRaw {
+        key: "k".into(),
+        value: "v".into(),
+    };
+    Submission::new(1, vec![put])
 }
 
 /// Compactions cannot be asked for, but stand behind the same switch of RocksDB as flushes, which can.
@@ -31,15 +52,6 @@ fn an_apply_from_memory_does_not_wait_where_a_write_would() {
     let engine = &storage.inner.engine;
     storage.put_raw("flushed", "v").unwrap();
     engine.database.flush().unwrap();
-    let hold_writes = |from_files| {
-        let options = [
-            ("level0_file_num_compaction_trigger", "100"),
-            ("level0_slowdown_writes_trigger", from_files),
-            ("level0_stop_writes_trigger", from_files),
-        ];
-        let family = engine.family(Family::Raw);
-        engine.database.set_options_cf(family, &options).unwrap();
-    };
     let apply = || {
         let entry = LogEntry {
             position: "position".into(),
@@ -47,13 +59,31 @@ fn an_apply_from_memory_does_not_wait_where_a_write_would() {
         };
         storage.apply_from_memory(1, &[entry], ApplyOptions::default())
     };
-    hold_writes("1");
+    hold_writes(engine, "1");
     assert_eq!(apply(), Ok(None));
     assert_eq!(storage.applied_position(1), Ok(None));
     assert_eq!(*storage.write_health().borrow(), WriteHealth::Healthy);
-    hold_writes("100");
+    hold_writes(engine, "100");
     assert_eq!(apply(), Ok(Some(vec![Vec::new()])));
     assert!(storage.applied_position(1).unwrap().is_some());
+}
+
+#[test]
+fn how_long_a_write_is_held_back_is_counted() {
+    let (_directory, storage) = storage();
+    let engine = &storage.inner.engine;
+    storage.put_raw("flushed", "v").unwrap();
+    engine.database.flush().unwrap();
+    assert_eq!(storage.figures().data.stalled, Duration::ZERO);
+    let until = Instant::now() + Duration::from_secs(300);
+    // The writer may come too late to be held back.
+    while storage.figures().data.stalled.is_zero() {
+        assert!(Instant::now() < until, "it is not counted");
+        hold_writes(engine, "1");
+        let held = storage.submit(put()).unwrap();
+        hold_writes(engine, "100");
+        assert_eq!(held.wait(), Ok(vec![Outcome::Done]));
+    }
 }
 
 /// RocksDB holds writes, and flushes that are asked for, until compactions have left few enough files. Here none ever does.
@@ -63,21 +93,11 @@ fn closing_does_not_wait_for_compactions() {
     let engine = &storage.inner.engine;
     storage.put_raw("flushed", "v").unwrap();
     engine.database.flush().unwrap();
-    let options = [
-        ("level0_file_num_compaction_trigger", "100"),
-        ("level0_slowdown_writes_trigger", "1"),
-        ("level0_stop_writes_trigger", "1"),
-    ];
-    let family = engine.family(Family::Raw);
-    engine.database.set_options_cf(family, &options).unwrap();
-    let put = Command::PutRaw {
-        key: "k".into(),
-        value: "v".into(),
-    };
-    let held = storage.submit(Submission::new(1, vec![put])).unwrap();
+    hold_writes(engine, "1");
+    let held = storage.submit(put()).unwrap();
     let (closed, ended) = std::sync::mpsc::channel();
     std::thread::spawn(move || closed.send(storage.close()));
-    let ended = ended.recv_timeout(std::time::Duration::from_secs(30));
+    let ended = ended.recv_timeout(Duration::from_secs(30));
     assert_eq!(ended, Ok(Ok(())));
     assert_eq!(held.wait(), Ok(vec![Outcome::Done]));
 }

@@ -220,7 +220,10 @@ impl Worker {
             let Some(spare) = spare else {
                 return Ok(false);
             };
-            self.wait_while_held_back()?;
+            let began = Instant::now();
+            let waited = self.wait_while_held_back();
+            database.note_held_back(began.elapsed());
+            waited?;
             written = write(spare, true);
         }
         written.map_err(|error| {
@@ -245,6 +248,8 @@ impl Worker {
         while self.engine.database.holds_writes() {
             self.notice_background_error();
             self.health.check_any()?;
+            // They tell of this, too.
+            self.engine.database.note_figures();
             thread::sleep(HELD_BACK_INTERVAL);
         }
         Ok(())
