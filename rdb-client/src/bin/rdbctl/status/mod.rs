@@ -102,3 +102,41 @@ async fn look(session: &Session) -> Result<Screen, Failure> {
     let findings = findings(&survey);
     Ok(Screen::new(survey, findings))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use clap::Parser;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::arguments::{Arguments, Command};
+    use crate::encoding::KeyEncoding;
+    use crate::output::Format;
+
+    /// The first screen is promised within two seconds. The clock of the test goes on only where everything waits.
+    #[tokio::test(start_paused = true)]
+    async fn all_that_say_nothing_are_waited_for_once_and_for_1500_ms_at_most() {
+        let silent = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let addresses = silent.each_ref().map(|listener| {
+            let address = listener.local_addr().expect("it is bound");
+            address.to_string()
+        });
+        let addresses = addresses.join(",");
+        let line = ["rdbctl", "--pd", addresses.as_str(), "status"];
+        let Arguments { global, command } = Arguments::try_parse_from(line).expect("usage");
+        let Command::Status(arguments) = command else {
+            panic!("another command");
+        };
+        assert!(arguments.wait <= Duration::from_millis(1500));
+        let session = Session::new(&global).expect("usage");
+        let mut written: Vec<u8> = Vec::new();
+        let mut output = Output::new(Format::Json, KeyEncoding::Text, false, &mut written);
+        let began = Instant::now();
+        let told = run(&arguments, &session, &mut output).await;
+        let took = began.elapsed();
+        told.expect_err("nobody answers");
+        assert!(took < arguments.wait * 3 / 2, "{took:?}");
+    }
+}
