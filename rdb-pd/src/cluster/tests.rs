@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 use rdb_proto::metapb::{Peer, Region, RegionEpoch, StoreLoad, StoreStats};
 use rdb_proto::pdpb::{GetStoresResponse, ScanRegionsResponse};
+use rdb_proto::transport::status::PAGE_INTERVAL;
 use rdb_storage::{Role, StorageOptions};
 use tempfile::TempDir;
 use tokio::task::yield_now;
@@ -399,4 +400,44 @@ async fn heartbeats_come_more_often_while_somebody_looks_at_a_cluster_that_is_sm
     assert!(shared.is_watched(now));
     add_store(most + 2);
     assert!(!shared.is_watched(now), "each heartbeat has its cost");
+}
+
+/// Who has just opened the page may wait for one of the usual heartbeats first.
+#[tokio::test]
+async fn the_next_heartbeat_hears_that_somebody_looks_and_then_writes_are_shown_within_3_s() {
+    let (_directory, cluster, _registrar) = open().await;
+    let start = Start {
+        address: "a:1".to_owned(),
+        store_id: 1,
+        cluster_id: cluster.id(),
+        incarnation: 1,
+    };
+    cluster.shared.write(|state| {
+        state.apply(Change::Store(StoreRecord {
+            id: 1,
+            address: start.address.clone(),
+            incarnation: 1,
+            kept_incarnation: 1,
+            ..StoreRecord::default()
+        }));
+    });
+    let interval = async || {
+        let heartbeat = Heartbeat {
+            start: start.clone(),
+            stats: None,
+            load: None,
+            reports: Vec::new(),
+            region_count: None,
+            holds: Vec::new(),
+            takes_no_replicas: false,
+        };
+        let answer = cluster.heartbeat(heartbeat).await.unwrap();
+        Duration::from_millis(answer.interval_ms)
+    };
+    assert_eq!(interval().await, HEARTBEAT_INTERVAL);
+    cluster.overview();
+    assert_eq!(interval().await, WATCHED_INTERVAL);
+    let shown_within = WATCHED_INTERVAL + OVERVIEW_AGE_MAX + PAGE_INTERVAL;
+    assert!(shown_within < Duration::from_secs(3), "{shown_within:?}");
+    assert!(WATCHED_FOR > 2 * PAGE_INTERVAL, "a look may be late");
 }

@@ -31,7 +31,7 @@ pub use address::{StatusAddress, StatusListenError};
 pub use brief::{brief_findings, brief_list, brief_text};
 pub use exposition::{Exposition, Labels};
 pub use history::{NEW_ROWS_BYTES_MAX, Reading, Readings};
-pub use page::{STORE_COLUMNS, Subject, View};
+pub use page::{PAGE_INTERVAL, STORE_COLUMNS, Subject, View};
 pub use pages::Source;
 pub use server::StatusServer;
 pub use transport_metrics::TransportMetrics;

@@ -2,13 +2,18 @@
 //!
 //! - `page/page.html` is the page. What stands in it for a placement driver is in `page/cluster.html`, and that for a store in
 //!   `page/store.html`.
-//! - The script asks for `/page.json` every second and fills them in. What comes from a store or a client is only ever set as text.
+//! - The script asks for `/page.json` every second ([`PAGE_INTERVAL`]) and fills them in. What comes from a store or a client is only ever set as text.
 //!
 //! Invariants:
 //! - [`CONTENT_SECURITY_POLICY`] lets a browser load nothing from elsewhere, and run nothing that stands in the page itself.
 //! - All files together are small: `what_a_browser_loads_first_is_small` in the tests of this crate has the limit.
 
+use std::time::Duration;
+
 use hyper::header::HeaderValue;
+
+/// How often a page that is seen asks for what is new. The script has it, too.
+pub const PAGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a browser may load: these files and `/page.json` of the same process.
 pub(super) const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
@@ -127,6 +132,7 @@ impl View {
 
 #[cfg(test)]
 mod tests {
+    use super::super::history::READ_INTERVAL;
     use super::*;
 
     const ASSETS: [Asset; 5] = [
@@ -148,6 +154,16 @@ mod tests {
         ] {
             assert_eq!(View::of_query(query), expected, "{query:?}");
         }
+    }
+
+    /// Three seconds are promised. A rate is read first, and then asked for.
+    #[test]
+    fn what_a_process_does_is_on_its_page_within_two_seconds() {
+        let interval = format!("const INTERVAL_MS = {};\n", PAGE_INTERVAL.as_millis());
+        let script = Asset::Script.content();
+        assert!(script.contains(&interval), "{interval}");
+        assert!(script.contains("await pause(document.hidden ? HIDDEN_INTERVAL_MS : INTERVAL_MS)"));
+        assert!(READ_INTERVAL + PAGE_INTERVAL <= Duration::from_secs(2));
     }
 
     /// Inline code and styles would be refused by the browser, and other origins, too.
