@@ -141,6 +141,40 @@ async fn writes_that_wait_for_a_lost_majority_are_told_of_as_given_up_while_they
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_write_that_succeeds_is_told_of_with_all_parts_of_its_time() {
+    let mut cluster = Cluster::prepare();
+    cluster.store = cluster.store.with_flag("--slow-log-ms", "1");
+    cluster.pd.start_serving().await;
+    cluster.store.start_serving().await;
+    let channel = connect(&cluster.store.address()).await.expect("it listens");
+    let raw = KvRawClient::new(channel);
+    let line = found("it is told of", async || {
+        // A machine may write it in less than a millisecond.
+        raw.clone().raw_put(put(4 << 20)).await.expect("answered");
+        slow_lines(&cluster.store, "raw_put", "ok").pop()
+    })
+    .await;
+    assert_eq!(number(&line, "commands"), Some(1), "{line}");
+    let key_bytes = SECRET.len() as u64;
+    assert_eq!(number(&line, "key_bytes"), Some(key_bytes), "{line}");
+    assert_eq!(number(&line, "region_id"), Some(1), "{line}");
+    let total = number(&line, "total_ms").expect("it has one");
+    let parts = [
+        "admission_ms",
+        "decode_ms",
+        "queue_ms",
+        "sync_ms",
+        "apply_ms",
+        "answer_ms",
+    ];
+    let parts = parts.map(|part| number(&line, part).expect("it came to it"));
+    // Each is rounded down.
+    let told = parts.iter().sum::<u64>();
+    assert!(told <= total && total - told < 6, "{line}");
+    assert_eq!(number(&line, "read_ms"), None, "it reads nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_wait_for_room_are_counted_and_told_of_though_no_handler_sees_them() {
     const LARGE_BYTES: usize = 4 << 20;
     const READS: usize = 3;
