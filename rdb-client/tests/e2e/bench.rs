@@ -212,6 +212,8 @@ fn assert_consistent(report: &Value, workload: &str) {
     assert!(operations > 0.0, "{report}");
     assert_eq!(number(report, "/latency_us/count"), operations, "{report}");
     let per_second = operations / number(report, "/duration_s");
+    let gap_ms = number(report, "/longest_gap_ms");
+    assert!(gap_ms <= number(report, "/duration_s") * 1000.0, "{report}");
     let told = number(report, "/operations_per_second");
     assert!((told - per_second).abs() < 1.0, "{report}");
     let ascending = ["p50", "p90", "p99", "p999", "max"]

@@ -42,9 +42,9 @@ pub(crate) async fn load_raw(
     let progress = Progress::new(workload);
     let batch = batch_entries(target.load_batch_entries(), data.value);
     let values = Values::new(data.value);
-    let recorder = Arc::new(Recorder::new(1));
-    let loaded = Arc::new(AtomicU64::new(0));
     let began = Instant::now();
+    let recorder = Arc::new(Recorder::new(1, began));
+    let loaded = Arc::new(AtomicU64::new(0));
     let load_batch = |first: u64| {
         let numbers = first..(first + batch).min(data.keys);
         let (target, values) = (target.clone(), values.clone());
@@ -56,7 +56,8 @@ pub(crate) async fn load_raw(
             let entries = numbers.map(|number| (key(number), values.next(&mut rng)));
             let begun = Instant::now();
             target.put_batch(entries.collect()).await?;
-            recorder.record(Some(begun.elapsed()));
+            let ended = Instant::now();
+            recorder.record(Some(ended - begun), ended);
             Ok::<u64, OperationError>(loaded.fetch_add(written, Ordering::Relaxed) + written)
         })
     };
@@ -69,12 +70,14 @@ pub(crate) async fn load_raw(
             loaded.map_err(|error| Failure::failed(format!("loading: {}", error.message)))?;
         progress.show_loading(loaded, data.keys);
     }
+    let ended = Instant::now();
     Ok(Measured {
-        elapsed: began.elapsed(),
+        elapsed: ended - began,
         operations_by_caller: vec![data.keys],
         conflicts: 0,
         not_started: None,
         latencies: recorder.latencies(),
+        longest_gap: recorder.longest_gap(ended),
         errors: recorder.errors(),
     })
 }

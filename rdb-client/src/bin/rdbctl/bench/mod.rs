@@ -4,12 +4,14 @@
 //! - `runs`: sets up what a subcommand needs, runs it, and says what it was
 //! - `workload`: what one operation of each workload does, on `keys` and `values`; `load` writes what it expects to find
 //! - `target`: what is called: FlareDB, etcd, and the bare transport as their limit
-//! - `runner`: when operations begin and which count (`stream` for messages of one stream); `recorder`: what they took
+//! - `runner`: when operations begin and which count (`stream` for messages of one stream); `recorder`: what they took, and the
+//!   longest `gap` between them
 //! - `progress`: what is shown meanwhile; `report`: what is printed in the end
 //!
 //! Callers are tasks on a runtime of this command's own, with a thread per core, and share one client.
 
 mod arguments;
+mod gap;
 mod keys;
 mod load;
 mod progress;

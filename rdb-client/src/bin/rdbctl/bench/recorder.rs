@@ -7,10 +7,12 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+
+use super::gap::Gap;
 
 /// Longest latency that is told from longer ones.
 const LATENCY_MAX: Duration = Duration::from_secs(600);
@@ -47,6 +49,7 @@ pub(crate) struct ErrorCount {
 pub(crate) struct Recorder {
     threads: Vec<Mutex<Recorded>>,
     errors: Mutex<BTreeMap<String, ErrorCount>>,
+    gap: Gap,
 }
 
 /// What one thread has recorded. Aligned to cache lines, so that no two threads share one.
@@ -58,7 +61,8 @@ struct Recorded {
 }
 
 impl Recorder {
-    pub(crate) fn new(threads: usize) -> Self {
+    /// Operations may count from `begin` on.
+    pub(crate) fn new(threads: usize, begin: Instant) -> Self {
         let recorded = |_| {
             Mutex::new(Recorded {
                 finished: 0,
@@ -68,17 +72,19 @@ impl Recorder {
         Self {
             threads: (0..threads.max(1)).map(recorded).collect(),
             errors: Mutex::default(),
+            gap: Gap::new(begin),
         }
     }
 
-    /// An operation was finished. With a latency, it counts.
-    pub(crate) fn record(&self, latency: Option<Duration>) {
+    /// An operation was finished at `ended`. With a latency, it counts.
+    pub(crate) fn record(&self, latency: Option<Duration>, ended: Instant) {
         let thread = THREAD.with(Cell::get) % self.threads.len();
         let mut recorded = lock(&self.threads[thread]);
         recorded.finished += 1;
         if let Some(latency) = latency {
             let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
             recorded.latencies.saturating_record(nanoseconds);
+            self.gap.note_success(ended);
         }
     }
 
@@ -106,6 +112,11 @@ impl Recorder {
         all
     }
 
+    /// The longest time up to `end` in which no operation that counts succeeded.
+    pub(crate) fn longest_gap(&self, end: Instant) -> Duration {
+        self.gap.longest(end)
+    }
+
     pub(crate) fn errors(&self) -> BTreeMap<String, ErrorCount> {
         lock(&self.errors).clone()
     }
@@ -127,13 +138,14 @@ mod tests {
 
     #[test]
     fn what_all_threads_record_is_merged() {
-        let recorder = Recorder::new(2);
+        let now = Instant::now();
+        let recorder = Recorder::new(2, now);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    recorder.record(None);
+                    recorder.record(None, now);
                     for operation in 1..=1000 {
-                        recorder.record(Some(Duration::from_micros(operation)));
+                        recorder.record(Some(Duration::from_micros(operation)), now);
                     }
                 });
             }
@@ -147,7 +159,7 @@ mod tests {
 
     #[test]
     fn errors_are_counted_by_kind_and_the_first_is_kept() {
-        let recorder = Recorder::new(1);
+        let recorder = Recorder::new(1, Instant::now());
         for (kind, message) in [("busy", "one"), ("busy", "two"), ("lost", "three")] {
             recorder.record_error(OperationError {
                 kind: kind.to_owned(),

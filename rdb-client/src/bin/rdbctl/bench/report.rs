@@ -23,6 +23,8 @@ pub(crate) struct Measured {
     pub(crate) not_started: Option<u64>,
     /// The latencies in nanoseconds.
     pub(crate) latencies: Histogram<u64>,
+    /// The longest time in which no operation succeeded.
+    pub(crate) longest_gap: Duration,
     pub(crate) errors: BTreeMap<String, ErrorCount>,
 }
 
@@ -64,6 +66,7 @@ pub(crate) struct Report {
     conflicts: u64,
     errors: BTreeMap<String, ErrorCount>,
     latency_us: Latency,
+    longest_gap_ms: u64,
     #[serde(flatten)]
     contention: Option<Contention>,
 }
@@ -102,6 +105,7 @@ impl Report {
             conflicts: measured.conflicts,
             errors: measured.errors,
             latency_us: Latency::of(&measured.latencies),
+            longest_gap_ms: u64::try_from(measured.longest_gap.as_millis()).unwrap_or(u64::MAX),
         }
     }
 

@@ -77,8 +77,8 @@ pub(crate) struct Tally {
 
 /// Runs `callers` by `schedule`.
 pub(crate) async fn run<C: Caller>(callers: Vec<C>, schedule: Schedule) -> Measured {
-    let recorder = Arc::new(Recorder::new(schedule.threads));
     let window = Window::starting_now(&schedule);
+    let recorder = Arc::new(Recorder::new(schedule.threads, window.begin));
     let start = window.begin - schedule.warmup;
     let tickets = schedule
         .rate
@@ -135,12 +135,14 @@ pub(crate) fn measured(
     not_started: Option<u64>,
 ) -> Measured {
     let last_end = tallies.iter().filter_map(|tally| tally.last_end).max();
+    let end = last_end.unwrap_or(window.end).max(window.end);
     Measured {
-        elapsed: last_end.unwrap_or(window.end).max(window.end) - window.begin,
+        elapsed: end - window.begin,
         operations_by_caller: tallies.iter().map(|tally| tally.operations).collect(),
         conflicts: tallies.iter().map(|tally| tally.conflicts).sum(),
         not_started,
         latencies: recorder.latencies(),
+        longest_gap: recorder.longest_gap(end),
         errors: recorder.errors(),
     }
 }
@@ -156,7 +158,7 @@ impl Tally {
         recorder: &Recorder,
     ) {
         let counts = window.counts(begun);
-        recorder.record(counts.then(|| ended - begun));
+        recorder.record(counts.then(|| ended - begun), ended);
         if counts {
             self.operations += 1;
             self.conflicts += done.conflicts;

@@ -96,8 +96,8 @@ pub(crate) async fn run<A: Send + 'static>(
     outstanding: u32,
     schedule: Schedule,
 ) -> Measured {
-    let recorder = Arc::new(Recorder::new(schedule.threads));
     let window = Window::starting_now(&schedule);
+    let recorder = Arc::new(Recorder::new(schedule.threads, window.begin));
     let mut tasks = JoinSet::new();
     tasks.spawn(receive(
         credits,
