@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Runs three stores and a placement driver for real and checks that they are one database which loses nothing and goes on:
-# builds this checkout, starts them in a temporary directory, writes under load, kills the store that leads with SIGKILL,
-# brings it back, reads everything, and has the replicas compare what they hold. Prints one line per step and exits 0 only
-# when every step held; otherwise the logs of all processes are shown. Leaves nothing behind, except what was built.
+# builds this checkout, starts them in a temporary directory, writes under load, kills the store that leads with SIGKILL under
+# clients that know no other leader, brings it back, reads everything, and has the replicas compare what they hold. Prints one
+# line per step and exits 0 only when every step held; otherwise the logs of all processes are shown. Leaves nothing behind,
+# except what was built.
 #
 #   scripts/verify-cluster.sh [--kills N] [--put-within TIME]
 #
 # --kills N          how often the store that leads is killed (1)
-# --put-within TIME  the deadline of a put, elections included (100s, for a busy machine; on an idle one some 6s are needed)
+# --put-within TIME  the deadline of a call, elections included (100s, for a busy machine; on an idle one some 6s are needed).
+#                    Where it is given, service also has to go on within three election timeouts (9s) of a kill
 set -euo pipefail
 
 # shellcheck source=scripts/lib/setup.sh
@@ -20,10 +22,18 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/verify.sh"
 readonly STORES=(store-1 store-2 store-3)
 readonly WRITERS=(writer-1 writer-2 writer-3)
 
+# Workloads of `rdbctl bench`. For each kill there is a client of each, from before the kill until service has gone on.
+readonly CLIENTS=(raw-put raw-get)
+readonly CLIENT_SECONDS=12
+readonly CLIENT_KEYS=1000
+
+# Three times the longest election timeout.
+readonly GAP_MS_MAX=9000
+
 # How long anything may take before it counts as hung.
 readonly DONE_WITHIN_SECONDS=120
 
-kills=1 put_within=100s
+kills=1 put_within=100s gap_is_judged=no undetermined=0
 leader=''
 killed=''
 
@@ -33,8 +43,8 @@ main() {
 
   step 'rdb-pd and three stores start and are healthy' start_on_free_ports start_all pd "${STORES[@]}"
   step 'one store leads the region, and all three hold it' find_leader
-  step 'writers and a benchmark put keys' begin_load
-  step "SIGKILL the store that leads: writers go on, another leads, it starts again (kills: $kills)" kill_leaders
+  step 'writers put keys' begin_load
+  step "SIGKILL the store that leads: writers and clients go on, another leads, it starts again (kills: $kills)" kill_leaders
   step 'no put failed' end_load
   step 'every acknowledged put is there' expect_acknowledged
   step 'all replicas hold the same data' replicas_agree
@@ -46,7 +56,7 @@ parse() {
   while (($#)); do
     case $1 in
       --kills) kills=$(whole_number "$@"); shift ;;
-      --put-within) put_within=${2-}; shift || fail '--put-within needs a time' ;;
+      --put-within) put_within=${2-} gap_is_judged=yes; shift || fail '--put-within needs a time' ;;
       -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit 0 ;;
       *) fail "unknown argument $1; see --help" ;;
     esac
@@ -75,21 +85,20 @@ find_leader() {
 
 begin_load() {
   local writer
+  wait_until 'the keys of the clients are there' load_keys
   for writer in "${WRITERS[@]}"; do
     : >"$directory/$writer.acknowledged"
     write "$writer" >>"$directory/$writer.log" 2>&1 &
     echo $! >"$directory/$writer.pid"
   done
-  # The writers say what was acknowledged, this one sees to the load. Its id is that of the program, not of a shell.
-  "$CARGO_TARGET_DIR/debug/rdbctl" bench raw-put --keys 1000 --concurrency 8 --duration 10m \
-    >/dev/null 2>>"$directory/bench.log" &
-  echo $! >"$directory/bench.pid"
   writers_go_on
 }
 
 kill_leaders() {
-  local kill
+  local kill workload
   for ((kill = 0; kill < kills; kill++)); do
+    begin_clients
+    writers_go_on
     wait_until 'a store leads' leads_another_than none
     killed=$leader
     sigkill "$killed"
@@ -98,11 +107,43 @@ kill_leaders() {
     sort -n "$directory"/writer-*.seconds | tail -n 1 >>"$directory/slowest"
     wait_until 'another store leads' leads_another_than "$killed"
     start_store "$killed"
+    end_clients
     become_healthy
     writers_go_on
   done
-  sort -n "$directory/slowest" |
-    awk '{ s[NR] = $1 } END { printf "      the slowest put of each kill: %s s (median), %s s (worst)\n", s[int((NR + 1) / 2)], s[NR] }'
+  print_spread 'the slowest put' "$directory/slowest"
+  for workload in "${CLIENTS[@]}"; do
+    print_spread "the longest time without a $workload" "$directory/gaps-$workload"
+  done
+  printf '      %d puts of clients ended as undetermined, and no call in another error\n' "$undetermined"
+}
+
+# Their ids are those of the programs, not of shells.
+begin_clients() {
+  local workload
+  for workload in "${CLIENTS[@]}"; do
+    "$CARGO_TARGET_DIR/debug/rdbctl" --timeout "$put_within" --output json bench "$workload" --no-load --keys "$CLIENT_KEYS" \
+      --concurrency 4 --warmup 0 --duration "${CLIENT_SECONDS}s" >"$directory/client-$workload.json" 2>>"$directory/client-$workload.log" &
+    echo $! >"$directory/client-$workload.pid"
+  done
+}
+
+# A put that was under way to the store that was killed may end as undetermined. Nothing else may fail.
+end_clients() {
+  local workload report gap_ms
+  local only_undetermined='"errors":\{("undetermined":([0-9]+))?\}' longest_gap='"longest_gap_ms":([0-9]+)'
+  for workload in "${CLIENTS[@]}"; do
+    wait_until "the client of $workload ends" has_ended "client-$workload"
+    rm "$directory/client-$workload.pid"
+    report=$(<"$directory/client-$workload.json")
+    [[ $report =~ $only_undetermined ]] || fail "the client of $workload met an error: $report"
+    undetermined=$((undetermined + ${BASH_REMATCH[2]:-0}))
+    [[ $report =~ $longest_gap ]] || fail "the client of $workload names no gap: $report"
+    gap_ms=${BASH_REMATCH[1]}
+    printf '%d.%02d\n' $((gap_ms / 1000)) $((gap_ms % 1000 / 10)) >>"$directory/gaps-$workload"
+    [[ $gap_is_judged == no ]] || ((gap_ms <= GAP_MS_MAX)) ||
+      fail "no $workload for $gap_ms ms, more than $GAP_MS_MAX"
+  done
 }
 
 writers_go_on() {
@@ -119,8 +160,6 @@ end_load() {
   for writer in "${WRITERS[@]}"; do
     wait_for_exit_0 "$writer" "$DONE_WITHIN_SECONDS"
   done
-  kill -0 "$(pid_of bench)" || fail 'the benchmark ended before it was told to'
-  reap bench
 }
 
 # What was acknowledged and is not there, or has another value.
@@ -168,6 +207,20 @@ leads_another_than() {
     fi
   done
   return 1
+}
+
+load_keys() {
+  rdbctl --timeout "$put_within" bench load --keys "$CLIENT_KEYS" >/dev/null 2>>"$directory/load.log"
+}
+
+has_ended() {
+  ! kill -0 "$(pid_of "$1")" 2>/dev/null
+}
+
+# print_spread WHAT FILE: of seconds, a line for each kill.
+print_spread() {
+  sort -n "$2" |
+    awk -v what="$1" '{ s[NR] = $1 } END { printf "      %s of each kill: %s s (median), %s s (worst)\n", what, s[int((NR + 1) / 2)], s[NR] }'
 }
 
 # Puts one key after the other until it is told to stop. Each has to succeed. The answer to one may be lost with the store: nobody
