@@ -3,7 +3,11 @@
 //!
 //! The algorithm is that of Wing and Gong with the cache of Lowe ("Testing for linearizability", 2017): take the calls that
 //! may come next one after the other, go back where none fits, and never search twice from the same calls taken with the same
-//! state. Keys are independent of each other, so each is searched by itself.
+//! state. Keys are independent of each other, so each is searched by itself. A search that takes too long is given up, which fails
+//! the run as a violation does.
+//!
+//! The search is our own and not that of `porcupine-rs`, for the reasons in `docs/replication.md`, 8.6. A test compares it with trying
+//! all orders.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
