@@ -28,6 +28,7 @@ usage: scripts/bench.sh [OPTION…]
   --skip-memory    without the memory of a server with 10 million keys
   --skip-cold      without keys that are not cached
   --skip-three     without three stores, and three etcd nodes beside them
+  --skip-behind    without a store that is 1 GiB behind the other two
   --before DIR     programs of an earlier build, which the present ones are compared with in turn
   --skip-half      without the open loop at half of etcd's peak
   --skip-hot       without the 30 seconds on one key
@@ -77,6 +78,7 @@ main() {
   section hot measure_hot_key_for_long
   stop_databases
   section three measure_three_stores
+  section behind measure_store_behind
   [[ -z $before ]] || section before measure_against_before
   section cold measure_cold_keys
   section memory measure_memory
@@ -99,7 +101,7 @@ parse_arguments() {
       --data-dir) data_parent=$(value "$@") && shift ;;
       --before) before=$(realpath "$(value "$@")") && shift ;;
       --keep-runs) keep_runs=$(value "$@") && shift ;;
-      --skip-memory | --skip-cold | --skip-three | --skip-half | --skip-hot) skip+=" ${1#--skip-}" ;;
+      --skip-memory | --skip-cold | --skip-three | --skip-behind | --skip-half | --skip-hot) skip+=" ${1#--skip-}" ;;
       --profile)
         profile=$(value "$@") && shift
         [[ $profile == release || $profile == dev ]] || fail "--profile is $profile; it has to be release or dev"

@@ -16,6 +16,12 @@ readonly MEMORY_VALUE_BYTES=100
 readonly MEMORY_READ_SECONDS=30
 readonly COMPACTED_WITHIN_SECONDS=900
 
+# What a store misses, and the most that the others keep of their log for it: it needs a snapshot.
+readonly BEHIND_MIB=1024
+readonly BEHIND_MIB_QUICK=256
+readonly BEHIND_VALUE_BYTES=65536
+readonly CAUGHT_UP_WITHIN_SECONDS=300
+
 # What the reading workloads find, which then need not write it each time.
 load_everything() {
   printf '== loading\n'
@@ -133,6 +139,75 @@ measure_three_stores() {
 measure_three_puts() {
   keep_with_processor_time "put-$1-three" "$2" "${REPLICAS[*]/#/server-replicated-}" bench raw-put --keys "$keys" --concurrency "$1"
   [[ -z $3 ]] || keep "etcd-put-$1-three" "$2" bench raw-put --keys "$keys" --concurrency "$1" --target etcd --endpoint "$3"
+}
+
+# One of three stores is away while the others take what a snapshot is needed for. Then it comes back. Puts of before and after that
+# are compared, and the most memory that the leader has meanwhile.
+measure_store_behind() {
+  local mib=$BEHIND_MIB length=2s warmup=0 leader away round leader_pid sampler began
+  [[ $quick == no ]] || mib=$BEHIND_MIB_QUICK length=1s
+  start_replicated_cluster --raft-log-mib-max $((mib / 2))
+  wait_until 'a store leads' note_leading_replica
+  away=$((leader % ${#REPLICAS[@]} + 1))
+  leader_pid=${pids[server-replicated-$leader]}
+  kill_server "replicated-$away"
+  rdbctl bench load --keys $((mib * 1048576 / BEHIND_VALUE_BYTES)) --value-size "$BEHIND_VALUE_BYTES" --timeout 1m >/dev/null
+
+  sample_memory "$leader_pid" >"$directory/memory-away" &
+  sampler=$!
+  for ((round = 1; round <= 5; round++)); do
+    keep put-256-away "$round" bench raw-put --keys "$keys" --concurrency 256
+  done
+  end_sampling "$sampler"
+
+  sample_memory "$leader_pid" >"$directory/memory-behind" &
+  sampler=$!
+  began=$SECONDS
+  : >"$directory/logs/server-replicated-$away"
+  launch_server "replicated-$away" --raft-log-mib-max $((mib / 2))
+  for ((round = 1; round == 1 || SECONDS < began + CAUGHT_UP_WITHIN_SECONDS; round++)); do
+    keep put-256-behind "$round" bench raw-put --keys "$keys" --concurrency 256
+    ! has_received_snapshot "$away" || break
+  done
+  end_sampling "$sampler"
+  has_received_snapshot "$away" || fail "store $away had no snapshot within $CAUGHT_UP_WITHIN_SECONDS seconds"
+  wait_until 'all replicas hold the same data' rdbctl region check --timeout 1m
+  keep_catch_up
+  stop_replicated_cluster
+}
+
+note_leading_replica() {
+  local address number
+  leader=''
+  address=$(rdbctl region list --output json | sed -n 's/.*"leader":{"store_id":[0-9]*,"address":"\([^"]*\)".*/\1/p')
+  for number in "${REPLICAS[@]}"; do
+    [[ ${server_addresses[replicated-$number]} != "$address" ]] || leader=$number
+  done
+  [[ -n $leader ]]
+}
+
+has_received_snapshot() {
+  grep -q 'a snapshot was received' "$directory/logs/server-replicated-$1"
+}
+
+# sample_memory PID: its anonymous KiB, ten times a second until it ends.
+sample_memory() {
+  while sed -n 's/^RssAnon:[[:space:]]*\([0-9]*\).*/\1/p' "/proc/$1/status" 2>/dev/null; do
+    sleep 0.1
+  done
+}
+
+end_sampling() {
+  { kill "$1" && wait "$1"; } 2>/dev/null || true
+}
+
+keep_catch_up() {
+  local away behind
+  away=$(sort -n "$directory/memory-away" | tail -n 1)
+  behind=$(sort -n "$directory/memory-behind" | tail -n 1)
+  mkdir -p "$directory/runs/catch-up"
+  printf '{"workload":"catch-up","target":"flaredb","leader_bytes_away":%d,"leader_bytes_more":%d}\n' \
+    $((away * 1024)) $(((behind - away) * 1024)) >"$directory/runs/catch-up/1.json"
 }
 
 fastest_etcd_node() {

@@ -51,7 +51,7 @@ launch_server() {
     --data-dir "$directory/disk/server-$1" "${@:2}"
 }
 
-# Three stores with a replica each of the first region.
+# start_replicated_cluster [SERVER_FLAG…]: three stores with a replica each of the first region.
 start_replicated_cluster() {
   local number
   pd_address=127.0.0.1:$(free_port)
@@ -60,7 +60,7 @@ start_replicated_cluster() {
     --initial-replicas "${#REPLICAS[@]}"
   for number in "${REPLICAS[@]}"; do
     server_addresses[replicated-$number]=127.0.0.1:$(free_port)
-    launch_server "replicated-$number"
+    launch_server "replicated-$number" "$@"
   done
   wait_until 'the three stores serve' rdbctl health --timeout 1s
 }
@@ -161,6 +161,13 @@ stop_databases() {
 start() {
   "${@:2}" >>"$directory/logs/$1" 2>&1 &
   pids[$1]=$!
+}
+
+# kill_server NAME: SIGKILL. It can be launched again.
+kill_server() {
+  local pid=${pids[server-$1]}
+  unset "pids[server-$1]"
+  { kill -KILL "$pid" && wait "$pid"; } 2>/dev/null || true
 }
 
 # stop NAME: SIGTERM, and SIGKILL when that does not help. One that does not run is no error.

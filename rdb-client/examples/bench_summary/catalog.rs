@@ -85,6 +85,16 @@ pub(super) const CATALOG: &[Entry] = &[
     entry("put-1-three", "raw_put, three stores, 1 caller", false),
     entry("put-256-three", "raw_put, three stores, 256 callers", true),
     entry("get-256-three", "raw_get, three stores, 256 callers", true),
+    entry(
+        "put-256-away",
+        "raw_put, three stores of which one is away, 256 callers",
+        false,
+    ),
+    entry(
+        "put-256-behind",
+        "raw_put while that one gets a snapshot, 256 callers",
+        false,
+    ),
     entry("put-1-before", "raw_put, earlier build, 1 caller", false),
     entry("put-1-now", "raw_put, this build, 1 caller", false),
     entry(

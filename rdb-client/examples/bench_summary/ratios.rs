@@ -115,6 +115,19 @@ const RATIOS: &[Ratio] = &[
         Bound::None,
     ),
     Ratio::new(
+        "raw_put, three stores, 256 callers, while one that is 1 GiB behind gets a snapshot / while it is away",
+        ("put-256-behind", PER_SECOND),
+        &[("put-256-away", PER_SECOND)],
+        Bound::AtLeast(0.7),
+    ),
+    Ratio::new(
+        "most memory of the leader, in MiB, while that one gets the snapshot, beyond the most before",
+        ("catch-up", "/leader_bytes_more"),
+        &[],
+        Bound::AtMost(64.0),
+    )
+    .in_units_of(MIB),
+    Ratio::new(
         "raw_put, durable, 256 callers / the same before",
         ("put-256-now", PER_SECOND),
         &[("put-256-before", PER_SECOND)],
