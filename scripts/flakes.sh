@@ -84,8 +84,10 @@ note() {
 
 # failures LOG EXIT_CODE: the tests that failed. A binary that did not end by itself has told which were slow before.
 failures() {
-  sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$1"
-  (($2 != 101)) || return 0
+  local failed
+  failed=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$1")
+  [[ -z $failed ]] || printf '%s\n' "$failed"
+  (($2 != 101)) || [[ -z $failed ]] || return 0
   sed -n 's/.*test \(.*\) has been running for over 60 seconds$/\1/p' "$1" | while read -r name; do
     grep -qF "test $name ... " "$1" || printf '%s (not done)\n' "$name"
   done
@@ -101,6 +103,8 @@ spin() {
   for ((core = 0; core < cores; core++)); do
     spin_beside $$ &
     spinning+=($!)
+    # `wait -n` looks at all jobs.
+    disown
   done
 }
 

@@ -61,7 +61,8 @@ run_tests() {
   cargo test "${WORKSPACE[@]}" --no-run
   local binaries long=$'^(faults|e2e|auth)\t'
   binaries=$(test_binaries)
-  binaries=$(grep -E "$long" <<<"$binaries" && grep -Ev "$long" <<<"$binaries") || fail 'there are no test binaries'
+  (($(grep -cE "$long" <<<"$binaries") == 3)) || fail "not all test binaries are named: $binaries"
+  binaries=$(grep -E "$long" <<<"$binaries" && grep -Ev "$long" <<<"$binaries")
   run_binaries 3 "$LIMIT_SECONDS" "$test_output" show <<<"$binaries"
 }
 
