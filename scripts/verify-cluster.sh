@@ -100,6 +100,7 @@ kill_leaders() {
     begin_clients
     writers_go_on
     wait_until 'a store leads' leads_another_than none
+    clients_run || { end_clients && begin_clients; }
     killed=$leader
     sigkill "$killed"
     truncate --size 0 "$directory"/writer-*.seconds
@@ -128,6 +129,13 @@ begin_clients() {
   done
 }
 
+clients_run() {
+  local workload
+  for workload in "${CLIENTS[@]}"; do
+    ! has_ended "client-$workload" || return 1
+  done
+}
+
 # A put that was under way to the store that was killed may end as undetermined. Nothing else may fail.
 end_clients() {
   local workload report gap_ms
@@ -136,6 +144,7 @@ end_clients() {
     wait_until "the client of $workload ends" has_ended "client-$workload"
     rm "$directory/client-$workload.pid"
     report=$(<"$directory/client-$workload.json")
+    [[ $report =~ \"operations\":[1-9] ]] || fail "the client of $workload did nothing: $report"
     [[ $report =~ $only_undetermined ]] || fail "the client of $workload met an error: $report"
     undetermined=$((undetermined + ${BASH_REMATCH[2]:-0}))
     [[ $report =~ $longest_gap ]] || fail "the client of $workload names no gap: $report"
