@@ -170,6 +170,8 @@ measure_store_behind() {
     ! has_received_snapshot "$away" || break
   done
   end_sampling "$sampler"
+  wait_until 'a store leads' note_leading_replica
+  [[ ${pids[server-replicated-$leader]} == "$leader_pid" ]] || fail 'another store leads than the one that was measured'
   has_received_snapshot "$away" || fail "store $away had no snapshot within $CAUGHT_UP_WITHIN_SECONDS seconds"
   wait_until 'all replicas hold the same data' rdbctl region check --timeout 1m
   keep_catch_up
@@ -203,6 +205,7 @@ end_sampling() {
 
 keep_catch_up() {
   local away behind
+  [[ -s $directory/memory-away && -s $directory/memory-behind ]] || fail 'the memory of the leader was not measured'
   away=$(sort -n "$directory/memory-away" | tail -n 1)
   behind=$(sort -n "$directory/memory-behind" | tail -n 1)
   mkdir -p "$directory/runs/catch-up"
