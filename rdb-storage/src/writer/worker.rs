@@ -220,10 +220,7 @@ impl Worker {
             let Some(spare) = spare else {
                 return Ok(false);
             };
-            let began = Instant::now();
-            let waited = self.wait_while_held_back();
-            database.note_held_back(began.elapsed());
-            waited?;
+            self.wait_while_held_back()?;
             written = write(spare, true);
         }
         written.map_err(|error| {
@@ -245,12 +242,17 @@ impl Worker {
 
     /// Waits until RocksDB takes writes again, or writing has ended.
     fn wait_while_held_back(&self) -> Result<(), Error> {
-        while self.engine.database.holds_writes() {
+        let database = &self.engine.database;
+        let mut noted = Instant::now();
+        while database.holds_writes() {
             self.notice_background_error();
             self.health.check_any()?;
             // They tell of this, too.
-            self.engine.database.note_figures();
+            database.note_figures();
             thread::sleep(HELD_BACK_INTERVAL);
+            let now = Instant::now();
+            database.note_held_back(now - noted);
+            noted = now;
         }
         Ok(())
     }
