@@ -79,6 +79,8 @@ impl RightsKeeper {
     pub(crate) async fn run(mut self) {
         let mut retry = RETRY_MIN;
         loop {
+            // The process may have stood still.
+            self.tell_stale();
             let renewed = self.renew().await;
             let pause = if renewed.is_ok() {
                 retry = RETRY_MIN;
@@ -324,19 +326,23 @@ impl RightsKeeper {
                 let age_s = self.copy.guard().age().map(|age| age.as_secs());
                 tracing::warn!(cause, age_s, "the copy of the rights is not renewed");
             }
-        } else if self.is_failing && is_enforced {
+        } else if (self.is_failing || self.is_stale) && is_enforced {
             tracing::info!("the copy of the rights is renewed again");
             self.failure_line.start_over();
         }
         self.is_failing = trouble.is_some();
         self.copy.note_renewal(trouble);
+        self.tell_stale();
+        let token = self.placement_drivers.token();
+        self.copy.note_token(token.and_then(TokenFile::warning));
+    }
+
+    fn tell_stale(&mut self) {
         if self.has_become_stale() {
             tracing::warn!(
                 "the copy of the rights is older than --auth-stale-max-s: all calls are refused until it is renewed"
             );
         }
-        let token = self.placement_drivers.token();
-        self.copy.note_token(token.and_then(TokenFile::warning));
     }
 
     /// Whether the copy is too old now, and was not when this was asked before.
