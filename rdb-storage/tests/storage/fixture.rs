@@ -182,11 +182,11 @@ pub(crate) fn copy_of(directory: &Path) -> tempfile::TempDir {
 /// in the background. What a crash at that moment would leave.
 pub(crate) fn copy_of_open(directory: &Path) -> tempfile::TempDir {
     loop {
-        let twice = (try_files(directory), try_files(directory));
-        if let (Ok(before), Ok(after)) = twice
-            && before == after
-        {
-            return copy_of_files(after);
+        let twice = try_files(directory).and_then(|before| Ok((before, try_files(directory)?)));
+        match twice {
+            Ok((before, after)) if before == after => return copy_of_files(after),
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}"),
         }
     }
 }
