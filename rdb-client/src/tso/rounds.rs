@@ -67,7 +67,7 @@ pub(super) struct Seat {
 pub(super) struct Woken(Vec<Waker>);
 
 impl Woken {
-    /// Wakes them; what is left is the room they took, to be used again.
+    /// Wakes them; what is left is the room they took, to be used again. A waker that panics keeps those behind it asleep.
     pub(super) fn wake(mut self) -> Vec<Waker> {
         for waiter in self.0.drain(..) {
             waiter.wake();

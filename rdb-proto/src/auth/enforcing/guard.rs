@@ -1,6 +1,7 @@
 //! The rights that hold now, in a server.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ pub struct Guard {
     /// is enough: it is only compared, and what belongs to another number is read under the lock.
     epoch: AtomicU64,
     /// The version of the rights that are held, or [`NO_VERSION`]. Written under the lock of the state, and read without it, so that
-    /// who shows it holds up no caller. Relaxed: it stands for itself.
+    /// who shows it holds up no caller.
     version: AtomicU64,
     state: RwLock<State>,
     /// When the rights were confirmed last, by the [`clock`]. Relaxed: it stands for itself.
@@ -195,7 +196,7 @@ impl Guard {
 
     /// The version of the rights that it has. `None`: it has none.
     pub fn version(&self) -> Option<u64> {
-        let version = self.version.load(Relaxed);
+        let version = self.version.load(Acquire);
         (version != NO_VERSION).then_some(version)
     }
 
@@ -259,7 +260,8 @@ impl Guard {
         state.now = now;
         self.renew();
         self.epoch.store(epoch, Relaxed);
-        self.version.store(version, Relaxed);
+        // Who sees the version sees when it was confirmed.
+        self.version.store(version, Release);
     }
 
     fn since_renewed(&self) -> Duration {

@@ -9,6 +9,8 @@ const RESOLUTION_US: u64 = 1000;
 
 /// When operations of all callers succeeded.
 ///
+/// A gap may be too long by what a thread is held up before it notes a success; it is never too short.
+///
 /// Relaxed ordering is enough: nothing else depends on these numbers, and the longest gap is asked for once the callers have ended.
 pub(crate) struct Gap {
     begin: Instant,
