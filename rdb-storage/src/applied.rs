@@ -12,7 +12,7 @@ use crate::region::RegionDescriptor;
 /// How far the log of a region was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppliedState {
-    /// Of the last entry.
+    /// The position of the last entry.
     pub position: Bytes,
     /// The record of the last membership.
     pub membership: Bytes,
@@ -24,10 +24,10 @@ pub(crate) fn applied_position(engine: &Engine, region_id: u64) -> Result<Option
     Ok(position.map(|position| Bytes::copy_from_slice(&position)))
 }
 
-/// What a crash would leave of a region at least; `None`: nothing.
+/// The least that a crash would leave of a region; `None`: nothing.
 ///
-/// From the first write without the write-ahead log on, this reads table files only. So it is right only if no region that
-/// asks for it has records in the write-ahead log: they would be seen, not be seen, and be seen again.
+/// After the first write without the write-ahead log, this reads only table files. So it is right only for regions without
+/// records in the write-ahead log: such records would be seen, then not, and then again.
 pub(crate) fn flushed(engine: &Engine, region_id: u64) -> Result<Option<AppliedState>, Error> {
     let mut options = ReadOptions::default();
     options.set_read_tier(ReadTier::Persisted);

@@ -1,5 +1,5 @@
-//! What a region holds at one position of its log, as a checksum. Replicas that have applied the same log up to the same
-//! position have the same one.
+//! The checksum of a region at one position of its log. Replicas that have applied the same log up to the same position
+//! have the same checksum.
 //!
 //! It is SipHash-1-3 with 128 bits and a key of zeros, over
 //!
@@ -11,7 +11,7 @@
 //! bytes     [u32 length][length × u8]
 //! ```
 //!
-//! Integers are big-endian. Releases that make other checksums of the same data must not share a method that asks for them.
+//! Integers are big-endian. Releases whose checksums of the same data differ must not share the method that asks for them.
 
 use std::hash::Hasher;
 
@@ -39,8 +39,8 @@ pub struct RegionChecksum {
 }
 
 impl RegionView<'_> {
-    /// Reads all of the region, some MiB at a time. Before each part `goes_on` is told how many bytes were read, and decides
-    /// whether this goes on; it may take its time. `None`: it did not. What is read does not get into the block cache.
+    /// Reads all of the region, some MiB at a time. Before each part `goes_on` gets the number of bytes read, and decides
+    /// whether to go on; it may block. `None`: it stopped. The reads do not fill the block cache.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! RocksDB as both databases of a data directory are opened and closed: the same rules for damage, for a full disk and for
-//! what RocksDB says.
+//! Opening and closing RocksDB, for both databases of a data directory: the same rules for damage, for a full disk and for
+//! RocksDB's messages.
 
 use std::fmt;
 use std::ops::Deref;
@@ -24,15 +24,15 @@ use crate::reserve::Space;
 const BYTES_PER_SYNC: u64 = 1 << 20;
 
 /// Range deletes that a memtable holds before it is flushed. A read of a memtable that has changed since the last read sorts
-/// all of them again. Where they are nested, that takes the square of their number.
+/// all of them again. If they are nested, that takes time quadratic in their number.
 const MEMTABLE_RANGE_DELETES_MAX: usize = 256;
 
 /// Which of the two databases of a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DatabaseKind {
-    /// That of the keys and values.
+    /// The database of the keys and values.
     Data,
-    /// That of the logs of replicated regions, the [`LogDatabase`](crate::LogDatabase).
+    /// The database of the logs of replicated regions, the [`LogDatabase`](crate::LogDatabase).
     RaftLog,
 }
 
@@ -63,16 +63,16 @@ pub(crate) struct Database {
     /// Shares RocksDB's statistics object, which the database does not hand out.
     options: Options,
     info_log: InfoLog,
-    /// Of its [`Opening`].
+    /// See [`Opening`].
     later_bytes: u64,
-    /// Whether the open left writes in memory and in their logs, and larger memtables for them. Relaxed: found out late, it is
-    /// put right later.
+    /// Whether the open left writes in memory and in their logs, and larger memtables for them. Relaxed: if it is seen late,
+    /// the flush comes later.
     keeps_logs: AtomicBool,
     noted: Noted,
 }
 
 /// The memory of a large memtable comes in blocks of this size. RocksDB's own choice, 1 MiB, is less than a huge page, which the
-/// allocator asks for where it is set up to.
+/// allocator asks for if it is set up to.
 const MEMTABLE_BLOCK_BYTES: usize = 8 << 20;
 
 /// The smallest memtable that has such blocks. A memtable may be as much too large as a part of a block.
@@ -85,7 +85,7 @@ pub(crate) struct FamilySettings {
     pub(crate) write_buffer_bytes: usize,
 }
 
-/// What an open is to do.
+/// What an open should do.
 pub(crate) struct Opening<'a> {
     pub(crate) directory: &'a DataDirectory,
     pub(crate) kind: DatabaseKind,
@@ -143,7 +143,7 @@ impl Database {
         format!("writing the {}: {error}", self.kind)
     }
 
-    /// Begins no more compactions, and lets neither writes nor flushes wait for one.
+    /// Begins no more compactions. Writes and flushes no longer wait for one.
     pub(crate) fn stop_compactions(&self) {
         for family in self.families() {
             let options = [("disable_auto_compactions", "true")];
@@ -153,8 +153,8 @@ impl Database {
         }
     }
 
-    /// Cancels compactions, and starts neither compactions nor flushes any more. Reads go on. The process would otherwise
-    /// wait for a running compaction before it ends; a cancelled one leaves nothing behind.
+    /// Cancels compactions, and starts no more compactions or flushes. Reads go on. The process would otherwise wait for
+    /// a running compaction before it ends; a cancelled one leaves nothing behind.
     pub(crate) fn stop_background_work(&self) {
         self.rocksdb.cancel_all_background_work(true);
     }
@@ -298,8 +298,7 @@ impl Opening<'_> {
         self.directory.path().join(self.kind.folder())
     }
 
-    /// Decides what becomes of the writes that the open replays, and whether each log is checked against what the next one
-    /// says about it.
+    /// Decides the fate of the writes that the open replays, and whether each log is checked against what the next one says about it.
     fn examine_logs(&self) -> Result<(Replay, bool), OpenError> {
         let io_error = |error: std::io::Error| OpenError::Io {
             directory: self.directory.path().to_owned(),
@@ -341,7 +340,7 @@ impl Opening<'_> {
     ) -> Result<Options, rocksdb::Error> {
         // The binding has no functions for these settings. A preallocated log would take the last free space of a full disk.
         // With `track_and_verify_wals`, each log begins with the length of the one before, so that an open notices what a
-        // power cut has taken.
+        // power cut has removed.
         let keeps = replay != Replay::Flush;
         let mut options = Options::default().get_options_from_string(format!(
             "avoid_flush_during_recovery={keeps};allow_fallocate={};track_and_verify_wals={verified}",

@@ -1,4 +1,4 @@
-//! Small files that are replaced and removed as a whole.
+//! Small files that are replaced and removed atomically.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

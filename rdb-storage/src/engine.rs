@@ -1,4 +1,4 @@
-//! The database of the data: its column families and their settings.
+//! The data's database: its column families and their settings.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,7 +38,7 @@ const BACKGROUND_JOBS: i32 = 4;
 /// Largest memtable of the state column family, in bytes. Every apply writes a position. A full memtable flushes all families.
 const STATE_WRITE_BUFFER_BYTES: usize = 32 << 20;
 
-/// The same of a column family that nobody writes to.
+/// The same for a column family that nobody writes to.
 const UNUSED_WRITE_BUFFER_BYTES: usize = 4 << 20;
 
 /// The column families. `RaftLog` stays empty: logs are in the [`LogDatabase`](crate::LogDatabase).
@@ -83,7 +83,7 @@ pub(crate) struct Engine {
     epochs: Mutex<HashMap<u64, u64>>,
     /// How often table files of a region were dropped since the open, by region.
     drops: Mutex<HashMap<u64, u64>>,
-    /// See [`Storage::replacements`](crate::Storage::replacements). Sequentially consistent, so that a read which sees the gap sees
+    /// See [`Storage::replacements`](crate::Storage::replacements). Sequentially consistent, so that a read that sees the gap sees
     /// this, too.
     replacements: AtomicU64,
     directory: Arc<DataDirectory>,
@@ -126,8 +126,8 @@ impl Engine {
         })
     }
 
-    /// The regions of a database that is not open, whatever its write-ahead log is like, and those that a snapshot is to replace.
-    /// Changes nothing.
+    /// The regions of a database that is not open, and those that a snapshot will replace. The state of its write-ahead log does
+    /// not matter. Changes nothing.
     pub(crate) fn regions_of(
         directory: &DataDirectory,
         settings: &StorageOptions,
@@ -252,8 +252,8 @@ impl Engine {
         drops.get(&region_id).copied().unwrap_or(0)
     }
 
-    /// Drops the table files that have nothing but keys of a region. Some of its keys stay, and some that such a file has deleted come
-    /// back. The region must have no records any more.
+    /// Drops the table files with only keys of a region. Some of its keys stay, and some that such a file had deleted come back. The
+    /// region must no longer have records.
     pub(crate) fn drop_files(&self, region: &RegionDescriptor) -> Result<(), Error> {
         let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
         *drops.entry(region.id).or_default() += 1;
@@ -299,7 +299,7 @@ fn before(bound: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 impl Engine {
-    /// A new one in a directory of its own.
+    /// A new engine in a temporary directory.
     pub(crate) fn temporary(block_cache_bytes: usize) -> (tempfile::TempDir, Arc<Self>) {
         let temporary = tempfile::tempdir().unwrap();
         let options = StorageOptions {

@@ -20,7 +20,7 @@ pub enum Fate {
 /// An operation on an open [`Storage`](crate::Storage) failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The request is wrong whatever is stored.
+    /// The request is wrong, no matter what is stored.
     #[error("{cause}")]
     InvalidArgument {
         /// What is wrong, named as on the wire.
@@ -55,8 +55,8 @@ pub enum Error {
         /// What RocksDB said.
         cause: String,
     },
-    /// Writes are refused until the storage is opened again, since an earlier write met an IO error; or writes to this
-    /// region are, since one of them needed data that cannot be read. Reads go on.
+    /// Writes are refused until the storage is opened again, since an earlier write met an IO error. Or only writes to
+    /// this region are refused, since one of them needed data that cannot be read. Reads go on.
     #[error("writes have stopped since an earlier one failed: {cause}")]
     WritesStopped {
         /// What RocksDB said then.
@@ -136,12 +136,12 @@ impl Error {
     }
 }
 
-/// Whether what RocksDB or this crate said of a failure is that data is damaged.
+/// Whether the failure that RocksDB or this crate reported is damaged data.
 pub fn is_damage(cause: &str) -> bool {
     cause.contains("Corruption") || cause.contains("damaged")
 }
 
-/// What can be done about a failure that has ended writing, by what RocksDB said of it.
+/// What to do about a failure that has ended writing, by RocksDB's message.
 pub fn remedy(cause: &str) -> &'static str {
     if is_damage(cause) {
         "a restart does not mend damaged data: `rdbctl status` tells what to do"
@@ -173,7 +173,7 @@ pub enum OpenError {
         "{0} is not empty and not a FlareDB data directory (it has no file {IDENTITY_FILE}); name another one"
     )]
     NotADataDirectory(PathBuf),
-    /// The directory is to be repaired, and there is nothing of FlareDB's in it.
+    /// A repair was requested, but the directory has nothing of FlareDB's.
     #[error(
         "{0} is not a FlareDB data directory (it has no file {IDENTITY_FILE}), so there is nothing to repair"
     )]
@@ -233,7 +233,7 @@ pub enum OpenError {
         /// A file that holds a part of it.
         file: PathBuf,
     },
-    /// A log is to be cut, and other stores count on what this one has acknowledged in it.
+    /// A cut of a log was requested, but other stores count on what this one has acknowledged in it.
     #[error(
         "region {region_id} in {directory} is on other stores, too: they count on writes and votes that a repair would cut off, so \
          nothing was cut; leave this store stopped, and the others serve the region without it; once its peer is removed from \
@@ -262,7 +262,7 @@ impl OpenError {
     }
 }
 
-/// RocksDB's own lines only where the place is not known: they speak of what it drops, and a refused open drops nothing.
+/// RocksDB's own lines only if the position is unknown: they say what it drops, and a refused open drops nothing.
 fn details(log_damage: Option<&LogDamage>, log: &[String]) -> String {
     match log_damage {
         Some(damage) => format!("\n  {damage}"),

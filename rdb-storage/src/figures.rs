@@ -1,7 +1,7 @@
 //! Figures of the databases, read without a lock that a write takes.
 //!
-//! RocksDB counts events by itself, and they are read from its counters. Its sizes can only be asked for under its own lock. So the
-//! thread that looks for background errors anyway notes them now and then, and whoever shows them reads what was noted last.
+//! RocksDB counts events by itself, and they are read from its counters. Its sizes can be read only under its own lock. So the
+//! thread that looks for background errors notes them now and then, and readers get the last values.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -73,7 +73,7 @@ pub(crate) struct Noted {
 }
 
 impl Noted {
-    /// Whether sizes are to be noted now. Then they are not for a while.
+    /// Whether to note sizes now. If so, they are not due again for a while.
     fn is_due(&self) -> bool {
         let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = at.is_none_or(|at| at.elapsed() >= NOTE_INTERVAL);

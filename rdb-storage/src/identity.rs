@@ -10,18 +10,16 @@
 //! ```
 //!
 //! The last three lines are written once the placement driver has assigned or accepted them. Format 1 had no incarnation.
-//! Format 3 says that there are writes in a log database beside the data, and nothing else: other directories are written with
-//! format 2, which older releases read. `initialized` becomes `yes` when RocksDB has been created. From then on, missing files
-//! of RocksDB are damage; those of the log database are from format 3 on. The file is replaced atomically
-//! ([`replace_file`]).
+//! Format 3 only adds that there are writes in a log database beside the data. Other directories are written with format 2,
+//! which older releases read. `initialized` becomes `yes` when RocksDB has been created. From then on, missing files of
+//! RocksDB are damage; those of the log database are from format 3 on. The file is replaced atomically ([`replace_file`]).
 //!
 //! # Incarnations
 //!
-//! Each start of a store that the placement driver accepts has an incarnation. Its upper half is the *number* of the start,
-//! which grows from one to the next, so that other stores can tell an older directory from a newer one. Its lower half is random,
-//! so that two starts of copies differ. Stores tell each other the number only: whoever knows the whole incarnation can speak to
-//! the placement driver for the store. The first number is random, too, since a new store has nothing else that tells it from
-//! other new ones.
+//! Each accepted start of a store has an incarnation. Its upper half is the *number* of the start, which grows from one to the
+//! next, so that other stores can tell an older directory from a newer one. Its lower half is random, so that two starts of
+//! copies differ. Stores tell each other only the number: a process that knows the whole incarnation can speak to the placement
+//! driver as that store. The first number is random, too, since nothing else tells a new store from other new ones.
 //!
 //! The directory is locked with `flock` on the file `LOCK` for as long as the storage is open.
 
@@ -98,8 +96,8 @@ impl Identity {
         self.incarnation.map_or(0, |incarnation| incarnation >> 32)
     }
 
-    /// An incarnation for the next start, never 0. Its number is above that of the last one, and above `start`, which it may have been if
-    /// a release without numbers has written a random one since.
+    /// An incarnation for the next start, never 0. Its number is above that of the last incarnation and above `start`, the last number if
+    /// a release without numbers has written a random incarnation since.
     ///
     /// # Errors
     ///

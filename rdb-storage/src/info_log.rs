@@ -1,7 +1,7 @@
-//! RocksDB's info log: passed on to `tracing`, and some of its warnings kept to explain a failed open or a failed flush.
+//! RocksDB's info log. It is passed on to `tracing`, and some of its warnings are kept to explain a failed open or flush.
 //!
-//! RocksDB's errors about the write-ahead log do not say which file is damaged; its info log does. What it says during an open
-//! becomes warnings only if the open succeeds: of a refused one, [`OpenError`](crate::OpenError) says what matters.
+//! RocksDB's errors about the write-ahead log do not say which file is damaged; its info log does. Its lines during an open
+//! become warnings only if the open succeeds: for a refused open, [`OpenError`](crate::OpenError) says what matters.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ const WARNINGS_MAX: usize = 8;
 /// How much of a warning is kept, in characters. It names a file by its whole path.
 const WARNING_CHARS_MAX: usize = 500;
 
-/// A warning that differs from a kept one in its numbers only is left out for this long. RocksDB retries every few seconds on
+/// A warning that differs from a kept one only in its numbers is left out for this long. RocksDB retries every few seconds on
 /// a full disk, and says so each time.
 const REPEATED_AFTER: Duration = Duration::from_secs(600);
 

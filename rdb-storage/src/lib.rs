@@ -31,8 +31,8 @@
 //! Every write is a [`Command`]. Commands are submitted to a queue. One thread takes the queued submissions, applies them to
 //! one RocksDB write batch, writes and syncs it once, and completes every submission. The methods of [`Storage`] are thin
 //! calls over [`Storage::submit`]. A replicated region is written by [`Storage::apply`] instead, from its log of
-//! [`Proposal`]s. The logs of all regions are in one [`LogDatabase`] beside the data. What comes from a log need not be in the
-//! write-ahead log of the data, too.
+//! [`Proposal`]s. The logs of all regions are in one [`LogDatabase`] beside the data. Writes from a log need not also be in
+//! the data's write-ahead log.
 //!
 //! # What is promised
 //!
@@ -40,25 +40,25 @@
 //!   back.
 //! - A submission is applied as a whole or not at all, also across a crash.
 //! - A key that is deleted and created again never shows a version that it has shown before.
-//! - When the disk fails, the write in hand is [`Error::Undetermined`], unless it certainly was not made. It is refused with
-//!   [`Error::WritesStopped`] then, as later ones are, and reads go on.
+//! - When the disk fails, the write in hand is [`Error::Undetermined`]. If it certainly was not made, it is refused with
+//!   [`Error::WritesStopped`], like all later writes. Reads go on.
 //!
 //! # What a crash may leave, and damage
 //!
 //! This holds for the data and for the [`LogDatabase`] alike.
 //!
-//! A crash leaves a torn tail of the write-ahead log. Nothing in it was acknowledged, and it is dropped without a word.
-//! Damage before the tail is refused at open ([`OpenError::Damaged`]), and so is a missing or shortened log that newer ones
-//! build on. Some damage to the newest log cannot be told from a torn tail: the log was cut off, a length in its last 32 KiB
-//! block was flipped, or the log is gone while an older one is still there. Then a shorter history is served. It has no
-//! hole, with one exception: damage between two opens on a disk too full to flush the replayed writes.
+//! A crash leaves a torn tail of the write-ahead log. Nothing in it was acknowledged, and it is dropped silently. Damage
+//! before the tail is refused at open ([`OpenError::Damaged`]), and so is a missing or shortened log that newer ones build
+//! on. Some damage to the newest log cannot be told from a torn tail: it was cut off, a length in its last 32 KiB block was
+//! flipped, or it is gone while an older log is still there. Then a shorter history is served. It has no hole, with one
+//! exception: damage between two opens on a disk too full to flush the replayed writes.
 //!
 //! What was applied without the write-ahead log is there up to the last flush ([`Storage::flushed`]), and is applied again from
 //! the region's log.
 //!
-//! Under [`Durability::Os`] a power cut takes the ends of logs, and it may take the end of one and keep the next. RocksDB notes
-//! in each log where the one before ends. So the replay stops there, and what is served is a prefix of the writes. This relies
-//! on the file system: what is lost of a file must not read as zeros that begin at a record and end at a block of 32 KiB.
+//! Under [`Durability::Os`] a power cut takes the ends of logs; it may take the end of one log and keep the next. Each log
+//! notes where the one before ends, so the replay stops there, and what is served is a prefix of the writes. This relies on the
+//! file system: the lost part of a file must not read as zeros from the begin of a record to the end of a 32 KiB block.
 //!
 //! A truncated table file is refused at open. A damaged one is found when one of its blocks is read: [`Error::DataLoss`],
 //! never wrong data. A write that has to read such a block stops writes to its region, a compaction stops all writes.

@@ -16,8 +16,7 @@ pub const BATCH_BYTES_MAX: usize = 6 << 20;
 /// Soft limit on the size of a page of a scan, in bytes.
 pub const SCAN_PAGE_BYTES: usize = 1 << 20;
 
-/// What each entry counts on a page beside its key and value, in bytes. It bounds pages of tiny entries. Room for a page has
-/// to cover it.
+/// Bytes that each entry of a page counts beside its key and value. It bounds pages of tiny entries. Room for a page has to cover it.
 pub const SCAN_ENTRY_OVERHEAD_BYTES: usize = 32;
 
 /// Longest bound of a range, in bytes. A scan resumes at the last key with a 0x00 byte appended.

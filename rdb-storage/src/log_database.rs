@@ -1,7 +1,7 @@
-//! [`LogDatabase`]: the logs of all replicated regions of a store, in a RocksDB of their own.
+//! [`LogDatabase`]: the logs of all replicated regions of a store, in a separate RocksDB.
 //!
 //! It is apart from the data so that an apply never waits for the sync of a log, and so that a full memtable of log does not
-//! flush the data. What its keys and values mean is its user's business.
+//! flush the data. It does not interpret its keys and values.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -28,8 +28,8 @@ const FAMILY: &str = "default";
 /// Flushes and compactions that run at a time.
 const BACKGROUND_JOBS: i32 = 2;
 
-/// Threads for flushes in the process. All databases of a process share them, and RocksDB would make one: the log would wait
-/// for a flush of the data.
+/// Threads for flushes in the process. All databases of a process share them. RocksDB's default is one, and then the log
+/// would wait for a flush of the data.
 const FLUSH_THREADS: i32 = 2;
 
 /// Threads for compactions in the process: those that RocksDB makes for the data, and one.
@@ -38,8 +38,7 @@ const COMPACTION_THREADS: i32 = 4;
 /// Largest size of a memtable, in bytes. There are two at most.
 const WRITE_BUFFER_BYTES_MAX: usize = 32 << 20;
 
-/// Size of the block cache, in bytes. What is read from table files is read once, after an open or by a replica that is far
-/// behind.
+/// Size of the block cache, in bytes. Table files are read only once, after an open or for a replica that is far behind.
 const BLOCK_CACHE_BYTES: usize = 8 << 20;
 
 /// An ordered map from keys to values, in the folder `raft` of a data directory. Opened with
@@ -48,7 +47,7 @@ const BLOCK_CACHE_BYTES: usize = 8 << 20;
 /// - A batch is written as a whole or not at all, also across a crash. Reads see it when [`write`](Self::write) returns.
 /// - A crash leaves every batch up to the last one that was synced, and a prefix of those after it.
 /// - Under [`Durability::Os`] nothing is synced; what a power cut leaves then is a prefix.
-/// - A missing or damaged log is refused at open as that of the data is.
+/// - A missing or damaged log is refused at open, like that of the data.
 ///
 /// The directory stays locked until both the storage and this are dropped. All methods block.
 pub struct LogDatabase {
@@ -56,7 +55,7 @@ pub struct LogDatabase {
     synced: WriteOptions,
     unsynced: WriteOptions,
     closed: AtomicBool,
-    /// Whether the identity file says that there is a log. Acquire and release: whoever finds it set writes after that.
+    /// Whether the identity file says that there is a log. Acquire and release: a writer that finds it set writes after that.
     is_noted: AtomicBool,
     /// Dropped last: RocksDB closes before the directory's lock is given back.
     directory: Arc<DataDirectory>,
@@ -161,7 +160,7 @@ impl LogDatabase {
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
-    /// Calls `visit` with the keys from `start` until before `end` and with their values, in order of the keys and as of one
+    /// Calls `visit` with the keys from `start` up to but not including `end` and their values, in key order and as of one
     /// moment, until it breaks.
     ///
     /// # Errors
@@ -184,7 +183,7 @@ impl LogDatabase {
         stored.status().map_err(Error::from_read)
     }
 
-    /// The last key of those from `start` until before `end`, and its value.
+    /// The last key from `start` up to but not including `end`, and its value.
     ///
     /// # Errors
     ///
@@ -199,8 +198,8 @@ impl LogDatabase {
         Ok(None)
     }
 
-    /// An error that no write was told of, e.g. of a flush. RocksDB has no way to tell: ask now and then. After an open on a full
-    /// disk, this also gives memory back that the open took, once there is space. It notes the sizes that
+    /// An error that no write was told of, e.g. one of a flush. RocksDB does not announce it: ask now and then. After an open on
+    /// a full disk, this also gives back the memory that the open took, once there is space. It notes the sizes that
     /// [`figures`](Self::figures) has.
     pub fn background_error(&self) -> Option<String> {
         let error = self.database.background_error();
@@ -221,8 +220,8 @@ impl LogDatabase {
         self.database.wal_sync_count()
     }
 
-    /// Begins no more compactions, and lets no write wait for one. Call it before the last writes of a process that ends: they
-    /// could wait for as long as a compaction takes.
+    /// Begins no more compactions, and writes no longer wait for one. Call it before the last writes of a process that ends:
+    /// they could wait for as long as a compaction takes.
     pub fn stop_compactions(&self) {
         self.database.stop_compactions();
     }
@@ -243,8 +242,8 @@ impl LogDatabase {
         flushed.map_err(|error| Error::io("flushing the Raft log at close", error))
     }
 
-    /// From the first write on, a log that is missing is damage. Before that, releases that do not know it can open the
-    /// directory, e.g. since the disk was too full for this one to begin.
+    /// From the first write on, a missing log is damage. Before that, releases that do not know the log database can
+    /// still open the directory, e.g. if the disk was too full for this release to start.
     fn note(&self) -> Result<(), Error> {
         if self.is_noted.load(Ordering::Acquire) {
             return Ok(());
@@ -265,7 +264,7 @@ impl LogDatabase {
     }
 }
 
-/// At most so many bytes of the logs in a data directory are applied again after an open.
+/// Upper bound on the bytes of log in a data directory that are applied again after an open.
 pub(crate) fn bytes_to_apply(
     directory: &DataDirectory,
     settings: &StorageOptions,
@@ -310,7 +309,7 @@ fn make_threads() -> Result<(), rocksdb::Error> {
     Ok(())
 }
 
-/// Entries are read once, if ever, and deleted soon: neither filters nor compression pay.
+/// Entries are read at most once, and deleted soon: filters and compression do not pay.
 fn set_options(options: &mut Options) {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&Cache::new_hyper_clock_cache(BLOCK_CACHE_BYTES, 0));

@@ -1,4 +1,4 @@
-//! What the replicated log of a region holds, as far as the engine has to know, and how it is applied.
+//! Entries of a region's replicated log, as far as the engine has to know them, and how they are applied.
 
 use bytes::Bytes;
 
@@ -26,8 +26,7 @@ pub enum LogChange {
     Proposal(Proposal),
     /// Who holds the region from then on.
     Membership(RegionMembership),
-    /// Nothing. Whoever applies the log takes a snapshot right behind it, see
-    /// [`Storage::view_region`](crate::Storage::view_region).
+    /// Nothing. The applier of the log takes a snapshot right behind it, see [`Storage::view_region`](crate::Storage::view_region).
     Check,
     /// Nothing.
     Blank,
@@ -45,10 +44,10 @@ pub struct RegionMembership {
 /// How entries of a log are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ApplyOptions {
-    /// When the write-ahead log is synced. `None`: the changes are not written to it. A crash then leaves what was flushed, and
-    /// the entries behind that are applied again. A region whose log was once applied so is never written otherwise.
+    /// When the write-ahead log is synced. `None`: the changes are not written to it. A crash then leaves what was flushed, and the entries
+    /// behind that are applied again. A region whose log was once applied like this is never written in another way.
     pub write_ahead_log: Option<Durability>,
-    /// Most bytes of values that the conflicts of one entry carry together, up to [`CONFLICT_VALUES_BYTES_MAX`]. 0 where
+    /// Most bytes of values that the conflicts of one entry carry together, up to [`CONFLICT_VALUES_BYTES_MAX`]. 0 if
     /// nobody waits for the outcomes.
     pub conflict_values_bytes_max: usize,
 }

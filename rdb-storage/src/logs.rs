@@ -1,10 +1,10 @@
 //! The write-ahead logs that an open finds: whether one is missing, and whether there is room to flush their writes.
 //!
-//! RocksDB records the length of a log when it starts the next one. It has no record of the log that was in use when the
-//! process ended. If that log were kept beside a newer one, later damage to it would read as a torn tail, and the newer log
-//! would be replayed over the hole. So an open flushes the replayed writes, and RocksDB deletes the old logs. On a nearly
-//! full disk the flush would fail and the database could not be opened. There the writes stay in memory and in the logs until
-//! there is space.
+//! RocksDB records the length of a log when it starts the next one. It has no record of the length of the log that was in use
+//! when the process ended. If that log were kept beside a newer one, later damage to it would read as a torn tail, and the
+//! newer log would be replayed over the hole. So an open flushes the replayed writes, and RocksDB deletes the old logs. On a
+//! nearly full disk the flush would fail, and the database could not be opened. Then the writes stay in memory and in the
+//! logs until there is space.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -22,7 +22,7 @@ const MARGIN_BYTES: u64 = 16 << 20;
 /// there.
 const MEMORY_OF_LOG: u64 = 8;
 
-/// What becomes of the writes that an open replays.
+/// The fate of the writes that an open replays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Replay {
     /// They are flushed to table files, and the logs are deleted.

@@ -16,7 +16,7 @@ pub enum Durability {
     /// After its bytes reached the operating system. A crash of the process loses nothing. After a power cut the next open
     /// serves a prefix of the writes, in the order that they were applied in: the last ones are lost, acknowledged ones among
     /// them. RocksDB cannot tell damage to a log from such a loss. So an open with this setting drops what comes behind the
-    /// damage, with a warning. An open with [`Sync`](Self::Sync) refuses what is no torn tail.
+    /// damage, with a warning. An open with [`Sync`](Self::Sync) refuses anything but a torn tail.
     Os,
 }
 
@@ -69,7 +69,7 @@ pub struct StorageOptions {
     /// Size of one memtable of the data column families, in bytes.
     pub write_buffer_bytes: usize,
     /// Total size of write-ahead logs above which RocksDB flushes memtables, in bytes. Start-up replays up to that much. The
-    /// same holds of what is applied without the write-ahead log, and is applied again after a start.
+    /// same limit holds for what is applied without the write-ahead log, and is applied again after a start.
     pub wal_bytes_max: u64,
     /// Most bytes of submissions that wait for the writer or are in its hand; above, a submission is refused as busy.
     pub write_queue_bytes_max: usize,

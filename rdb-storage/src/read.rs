@@ -1,7 +1,7 @@
 //! Point reads and multi-key reads.
 //!
-//! Each has a [`Tier`]. A read from memory only fails with [`ReadError::NotInMemory`] instead of reading from the disk. A
-//! multi-key read is one snapshot in either tier; when a part of it is not in memory, the whole read is done again.
+//! Each has a [`Tier`]. A read of [`Tier::Memory`] fails with [`ReadError::NotInMemory`] instead of reading from the disk. In either tier a
+//! multi-key read is one snapshot; when a part of it is not in memory, the whole read is done again.
 //!
 //! Each has *room*: the bytes that its caller has set aside for the result. A value is copied out of RocksDB only if it
 //! fits, otherwise the read fails with [`Error::NeedsRoom`]. A thread holds one value at a time beside its result.

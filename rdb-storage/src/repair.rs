@@ -55,7 +55,7 @@ impl Repair {
     ///
     /// # Errors
     ///
-    /// [`OpenError`] when something else than a log keeps the directory from being opened. No log was cut then, unless both
+    /// [`OpenError`] when something else than a log keeps the directory from being opened. Then no log was cut, unless both
     /// were damaged and only one could be cut. [`OpenError::Replicated`] when other stores hold one of the regions, too.
     pub fn of(directory: impl AsRef<Path>, options: StorageOptions) -> Result<Self, OpenError> {
         options.validate()?;
@@ -111,7 +111,7 @@ fn refuse_replicated(directory: &DataDirectory, options: &StorageOptions) -> Res
         return Ok(());
     }
     let is_replicated = |region: &&RegionDescriptor| match identity.store_id {
-        // The only peer that is stored may be that of another store, of before this one had one.
+        // The only stored peer may be that of another store, from before this store had one.
         Some(store_id) => region.is_elsewhere(store_id),
         None => region.peers.len() > 1,
     };
@@ -125,7 +125,7 @@ fn refuse_replicated(directory: &DataDirectory, options: &StorageOptions) -> Res
     }
 }
 
-/// What is to be cut of a database that was opened, if anything.
+/// What to cut from an opened database, if anything.
 fn refusal(opened: Result<(), OpenError>) -> Result<Option<Cut>, OpenError> {
     match opened {
         Ok(()) => Ok(None),

@@ -1,5 +1,5 @@
-//! Reserved disk space: a file that an open deletes when the disk is full. RocksDB can then be opened, which writes a
-//! manifest and a log, and data can be deleted.
+//! Reserved disk space: a file that an open deletes when the disk is full. Then RocksDB can be opened, which needs
+//! space for a manifest and a log, and data can be deleted.
 //!
 //! The first open that finds enough free space makes the file again.
 

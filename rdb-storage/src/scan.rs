@@ -1,8 +1,8 @@
 //! Scans: one page at a time, each from one snapshot.
 //!
 //! A page also ends when RocksDB has skipped many deleted entries for it, and says where to resume. If only deleted entries
-//! were found, it is empty. Keys that a range delete covers are not counted. RocksDB jumps over those in older files. It
-//! goes key by key through those in the same memtable, whose size bounds them.
+//! were found, it is empty. Keys covered by a range delete are not counted: RocksDB jumps over those in older files, and
+//! goes key by key only through those in the same memtable, whose size bounds them.
 
 use bytes::Bytes;
 use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
@@ -134,8 +134,8 @@ impl Engine {
         Ok(Page::empty(Some(rest.near_end().clone())))
     }
 
-    /// Reads a page with `options`, which end the search at `bound`. When RocksDB gave up, the page is to be resumed behind
-    /// its last entry, or where it began.
+    /// Reads a page with `options`, which end the search at `bound`. If RocksDB gave up, resume the page behind its last
+    /// entry, or where it began.
     fn fill<T: ScanEntry>(
         &self,
         range: &ScanRange,

@@ -36,7 +36,7 @@ use crate::writer::{Admitted, PendingWrite, Submission, WriteHealth, WriteRoom, 
 /// Its methods block, and name the region [`EMBEDDED_REGION_ID`](crate::limits::EMBEDDED_REGION_ID). Async callers use
 /// [`submit`](Self::submit) and [`reader`](Self::reader) instead; on a thread that drives async tasks the blocking writes panic.
 ///
-/// Where a method does not say how it fails, a write fails as [`submit`](Self::submit) does, and a read with
+/// If a method does not say how it fails, a write fails as [`submit`](Self::submit) does, and a read with
 /// [`Error::InvalidArgument`], [`Error::DataLoss`] or [`Error::Io`].
 #[derive(Clone)]
 pub struct Storage {
@@ -51,7 +51,7 @@ struct Inner {
     options: StorageOptions,
     /// Held while the log database is opened: one that is half made is removed.
     opening_log: Mutex<()>,
-    /// The first call of `close` wins by the exchange; what it closes has locks of its own.
+    /// The first call of `close` wins the exchange; what it closes has its own locks.
     closed: AtomicBool,
     /// See `Storage::unfinished_installs`.
     unfinished: Mutex<BTreeMap<u64, UnfinishedInstall>>,
@@ -68,21 +68,20 @@ pub struct StorageStats {
     pub key_count: u64,
     /// Bytes of table files.
     pub data_bytes: u64,
-    /// Syncs of the write-ahead log of the data since the open. Those of the log database are its own figure
-    /// ([`LogDatabase::wal_sync_count`]).
+    /// Syncs of the data's write-ahead log since the open. The log database has a separate figure ([`LogDatabase::wal_sync_count`]).
     pub wal_sync_count: u64,
     /// Reads of [`Reader`] that went to a blocking thread since the open: scans, reads of many keys, and those of data that
     /// was not in memory.
     pub disk_read_count: u64,
-    /// Times that a submission was put aside since its keys were not in memory, since the open. It counts those that were to be
-    /// warmed, too.
+    /// How often, since the open, a submission was put aside because its keys were not in memory. Submissions that are only
+    /// warmed count, too.
     pub cold_write_count: u64,
 }
 
 /// Figures of a storage that are read without a lock that a write takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StorageFigures {
-    /// Those of the database of the data.
+    /// The figures of the data's database.
     pub data: DatabaseFigures,
     /// Bytes of writes that hold room in the write queue.
     pub write_queue_bytes: u64,
@@ -145,8 +144,8 @@ impl Storage {
     }
 
     /// Opens the log database of the directory, with the settings of this storage. The first time creates it. From its first
-    /// write on the directory is one that releases without replication refuse, and a log database that is missing is damage. It
-    /// can be open once at a time.
+    /// write on, releases without replication refuse the directory, and a missing log database is damage. It can be open only
+    /// once at a time.
     ///
     /// # Errors
     ///
@@ -203,8 +202,8 @@ impl Storage {
         self.inner.writer.submit(submission)
     }
 
-    /// Lets a submission in, as [`submit`](Self::submit) does before it queues it: for a caller that applies it otherwise, e.g.
-    /// through a replicated log. What it takes of the write queue is taken until the [`Admitted`] is dropped.
+    /// Admits a submission, as [`submit`](Self::submit) does before it queues it, for a caller that applies it in another way,
+    /// e.g. through a replicated log. Its room in the write queue is held until the [`Admitted`] is dropped.
     ///
     /// # Errors
     ///
@@ -251,10 +250,10 @@ impl Storage {
     /// stored in these cases, too. A membership, a check and a blank entry have no
     /// outcomes.
     ///
-    /// A region gets its writes from one log or from [`submit`](Self::submit), never from both, and from one thread at a
-    /// time. Positions are not compared: whoever applies the log begins behind [`applied_position`](Self::applied_position).
-    /// Keys that were read when their entry was proposed ([`warm`](Self::warm)) are in memory mostly, and keep the disk out of
-    /// this. The values that the conflicts of one call carry are held together.
+    /// A region gets its writes from one log or from [`submit`](Self::submit), never from both, and from one thread at a time.
+    /// Positions are not compared: the caller begins behind [`applied_position`](Self::applied_position). Keys that were read
+    /// when their entry was proposed ([`warm`](Self::warm)) are in memory mostly, and keep the disk out of this. The values
+    /// that the conflicts of one call carry are held together.
     ///
     /// Without the write-ahead log a crash leaves what [`flushed`](Self::flushed) told of or a later state, and the log has to
     /// hold the entries behind it. When they are more than [`wal_bytes_max`](StorageOptions::wal_bytes_max), the data is
@@ -283,7 +282,7 @@ impl Storage {
     }
 
     /// The same without blocking. `None`: nothing was applied, since a key is not in memory or RocksDB holds writes back; use
-    /// [`apply`](Self::apply). The few records that are the region's own may still be read from the disk.
+    /// [`apply`](Self::apply). The few records of the region itself may still be read from the disk.
     ///
     /// # Errors
     ///
@@ -303,17 +302,17 @@ impl Storage {
     }
 
     /// What a crash would leave of a region that is applied without the write-ahead log. `None`: the region has no first
-    /// state. It never goes back. After an open it is all that is there.
+    /// state. It never goes back. After an open it is the stored state.
     pub fn flushed(&self, region_id: u64) -> Result<Option<AppliedState>, Error> {
         flushed(&self.inner.engine, region_id)
     }
 
-    /// Makes what is applied to a region survive a crash, and that of all other regions with it. Does nothing if it would
-    /// already, so that a region can be opened on a full disk. Blocks.
+    /// Makes what is applied to a region durable, and with it that of all other regions. Does nothing if it already is,
+    /// so that a region can be opened on a full disk. Blocks.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the flush failed; all writes stop soon then. Else as a read.
+    /// [`Error::Io`] when the flush failed; all writes stop soon then. Otherwise as a read.
     pub fn flush(&self, region_id: u64) -> Result<(), Error> {
         let engine = &self.inner.engine;
         let flushed = flushed(engine, region_id)?.map(|state| state.position);
@@ -324,10 +323,10 @@ impl Storage {
         flushed.map_err(|error| Error::io("flushing the data", error))
     }
 
-    /// Gives regions their descriptors and the states that their logs begin behind, all of them or none, and flushes them.
-    /// Returns whether it did so for any: a region that has a state keeps it, and one that a snapshot is to replace gets none. Data that
-    /// a region got through [`submit`](Self::submit) stays; from now on the region is written by [`apply`](Self::apply) only, without
-    /// the write-ahead log. Blocks.
+    /// Gives regions their descriptors and the states that their logs begin behind, all of them or none, and flushes them. Returns
+    /// whether it did so for any: a region that has a state keeps it, and a region that a snapshot will replace gets none. Data that a
+    /// region got through [`submit`](Self::submit) stays; from now on the region is written by [`apply`](Self::apply) only, without the
+    /// write-ahead log. Blocks.
     ///
     /// # Errors
     ///
@@ -345,15 +344,15 @@ impl Storage {
         stored_regions(&engine.database, engine.family(Family::RaftState))
     }
 
-    /// About how many bytes of table files the keys of a region take, as RocksDB estimates it. What is in memory only does not count.
+    /// About how many bytes of table files the keys of a region take, as RocksDB estimates it. What is only in memory does not count.
     /// `None`: the region is not stored. Cheap beside a read, but it may read indexes from the disk. Blocks.
     pub fn region_bytes(&self, region_id: u64) -> Result<Option<u64>, Error> {
         let region = self.inner.engine.region(region_id)?;
         Ok(region.map(|region| self.inner.engine.bytes_of(&region)))
     }
 
-    /// Has `work` look at a region as it is now, whatever is written meanwhile. Blocks. `None`: the region is not stored here, or its log
-    /// was never applied. The storage cannot be dropped while `work` runs.
+    /// Has `work` look at a region as it is now; later writes are not seen. Blocks. `None`: the region is not stored here, or its log was
+    /// never applied. The storage cannot be dropped while `work` runs.
     pub fn view_region<T>(
         &self,
         region_id: u64,

@@ -1,12 +1,12 @@
 //! Strides: bounded steps of a scan over a range of deleted keys.
 //!
 //! RocksDB gives up a search that has skipped too many deleted entries, but does not say where it was. So the scan searches
-//! again with a nearer bound, until it reaches the bound or finds an entry. The bounds are computed. A place in the key
-//! space is a binary fraction, and a stride of n bits leads to the next fraction of n bits. The shortest stride passes
-//! exactly one possible key, so a search always makes progress, whatever the keys look like.
+//! again with a nearer bound, until a search reaches its bound or finds an entry. The bounds are computed. A place in the
+//! key space is a binary fraction, and a stride of n bits leads to the next fraction of n bits. The shortest stride passes
+//! exactly one possible key, so a search always makes progress, for any keys.
 //!
-//! A stride that was too long is halved, in the number of bits that are left. Strides that were not too long grow faster and
-//! faster. So the number of strides grows with the number of deleted entries, and with nothing else.
+//! After a stride that was too long, the number of bits goes half way to that of the shortest stride, or of one that was short enough.
+//! Strides that were not too long grow faster and faster. So the number of strides depends only on the number of deleted entries.
 
 use bytes::Bytes;
 

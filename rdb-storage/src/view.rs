@@ -1,7 +1,7 @@
 //! A look at a region as it was at one position of its log.
 //!
-//! A snapshot that replaces the region drops whole table files ([`crate::snapshot`]), whatever RocksDB's snapshots still see in them. So
-//! what is read of a view is read on files that it holds, or it is an error.
+//! A snapshot that replaces the region drops whole table files ([`crate::snapshot`]), even if RocksDB's snapshots still see them. So a
+//! read of a view is on files that it holds, or it is an error.
 
 use bytes::Bytes;
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions, Snapshot};

@@ -1,4 +1,4 @@
-//! A snapshot in the place of a region, see [`crate::snapshot`], and the end of a region on this store.
+//! Replacing a region with a snapshot, see [`crate::snapshot`], and removing a region from this store.
 
 use rocksdb::ReadOptions;
 
@@ -54,7 +54,7 @@ impl Batch<'_> {
         if let Some(stored) = self.engine.region(region_id)? {
             self.clear(&stored);
         }
-        // Of an install that was not finished.
+        // An unfinished install may have left data, too.
         if let Some(installing) = self.engine.installing(region_id)? {
             self.clear(&installing.state.region);
         }
@@ -72,8 +72,8 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Deletes the keys of a region. A tombstone where there are none would keep the files that come from the lowest level. What cannot be
-    /// read may be one.
+    /// Deletes the keys of a region. In a range without keys, a tombstone would keep ingested files from the lowest level. What cannot be
+    /// read may be a key.
     pub(crate) fn clear(&mut self, region: &RegionDescriptor) {
         let (start_key, end_key) = (&region.start_key[..], region.upper_bound());
         for keyspace in [Keyspace::Raw, Keyspace::Versioned] {

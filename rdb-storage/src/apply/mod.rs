@@ -1,5 +1,5 @@
-//! Applying commands in order: to one RocksDB write batch, with an outcome for each. This is the contract that the local
-//! writer and a replicated log rely on.
+//! Applies commands in order to one RocksDB write batch, with an outcome for each. The local writer and replicated logs
+//! rely on this contract.
 //!
 //! An [`Entry`] is applied as a whole: a submission, or an entry of a log. A [`Batch`] holds several entries.
 //!
@@ -8,8 +8,8 @@
 //! The effect of an entry depends on the entry and on the data that earlier entries of its region left. It does not depend
 //! on time, on chance, on memory that a restart loses, or on the grouping of entries into batches. So replicas of a region
 //! that apply the same entries in the same order hold the same keys, values, versions and floor, and return the same
-//! outcomes. Two things may differ between replicas, and no read can see them: whether a range delete is written as one or
-//! as point deletes, and which values conflicts leave out.
+//! outcomes. Two things may differ between replicas, and no read can see them: whether a range delete is written as such
+//! or as point deletes, and which values conflicts leave out.
 //!
 //! # Total
 //!
@@ -21,25 +21,25 @@
 //!
 //! # What may fail
 //!
-//! Only reading: [`Batch::load`] reads all that an entry depends on, before any entry of the batch is applied.
+//! Only reading may fail: [`Batch::load`] reads all that an entry depends on, before any entry of the batch is applied.
 //! [`Batch::apply`] cannot fail. An entry whose reads failed must not be applied, and neither must any later one of its
 //! region: skipping one would make this replica differ from others. Other regions go on. If the write of the batch fails,
 //! only the next open shows what the disk holds, and nothing more may be written before.
 //!
 //! # What a crash may leave
 //!
-//! An entry's changes, raised version floor, membership and applied position are in one write batch, the position also when
-//! nothing else changed. After a crash all of them are there or none, and if those of an entry are, so are those of every entry
-//! of its region that was written before it: a log is applied again from the position that is found.
+//! An entry's changes, raised version floor, membership and applied position are in one write batch, the position even when
+//! nothing else changed. After a crash all of them are there or none. If those of an entry are, so are those of every earlier
+//! entry of its region: a log is applied again from the position that is found.
 //!
 //! Without the write-ahead log a crash leaves the state as of the last flush, position and membership included, since a flush
-//! takes all column families as of one moment. [`Storage::flushed`](crate::Storage::flushed) tells of it beforehand. The log
-//! has to hold the entries behind it. A region is written so or with the write-ahead log, never in both ways: what is only in
-//! memory would be missing below what the write-ahead log brings back.
+//! takes all column families as of one moment. [`Storage::flushed`](crate::Storage::flushed) says beforehand which state that
+//! is, and the log has to hold the entries behind it. A region is written either without the write-ahead log or with it,
+//! never both: what is only in memory would be missing below what the write-ahead log brings back.
 //!
-//! After a power cut the same holds of what was flushed, and of what was synced, or followed by a write that was. Of later
-//! entries the last may be missing, with their positions. If RocksDB went on to the next write-ahead log among them, an open
-//! under [`Durability::Sync`] may be refused: the operating system may have written the next log first. An open under
+//! After a power cut the same holds for writes that were flushed, synced, or followed by a synced write. The last of the
+//! later entries may be missing, with their positions. If RocksDB began a new write-ahead log among them, an open under
+//! [`Durability::Sync`] may be refused: the operating system may have written the new log first. An open under
 //! [`Durability::Os`] drops that log.
 //!
 //! [`Durability::Sync`]: crate::Durability::Sync
@@ -128,8 +128,8 @@ impl<'a> Batch<'a> {
 
     /// Reads what applying `entry` depends on. All entries of a batch are loaded before the first is applied.
     ///
-    /// Records that are not in memory are read from the disk as long as `disk_bytes_left` is not 0. Each counts its length and
-    /// [`DISK_READ_BYTES`]. When it is used up, a later call goes on with what is missing.
+    /// Records that are not in memory are read from the disk as long as `disk_bytes_left` is not 0. Each counts its length
+    /// plus [`DISK_READ_BYTES`]. When the limit is used up, a later call goes on with the missing records.
     pub(crate) fn load(
         &mut self,
         entry: &Entry<'_>,

@@ -1,4 +1,4 @@
-//! What the commands of one batch see: what is stored, and on top of it what earlier commands of the batch did.
+//! What the commands of one batch see: the stored data, with the effects of earlier commands of the batch on top.
 //!
 //! Everything that is stored is read before the first command is applied.
 
@@ -49,7 +49,7 @@ pub(super) struct Overlay {
     floors: BTreeMap<u64, Floor>,
     /// The `version` of each region's epoch; 0 for a region that is not stored.
     epochs: BTreeMap<u64, u64>,
-    /// Of the regions that a membership needs them of. `None`: the region is not stored.
+    /// Only of regions for which a membership needs it. `None`: the region is not stored.
     descriptors: BTreeMap<u64, Option<RegionDescriptor>>,
     bytes_read: usize,
 }

@@ -1,4 +1,4 @@
-//! Raw commands: they depend on nothing that is stored.
+//! Raw commands: they do not depend on stored data.
 
 use std::ops::Bound;
 
@@ -31,8 +31,8 @@ impl Batch<'_> {
 
     /// `Command::validate` has rejected empty and inverted ranges.
     ///
-    /// Range tombstones make every read of a memtable dearer, so a range with few keys is deleted key by key. Which of the
-    /// two it is may differ between copies of the data; what is stored afterwards does not.
+    /// Range tombstones make every read of a memtable more expensive, so a range with few keys is deleted key by key. The
+    /// choice may differ between replicas; the resulting data does not.
     pub(super) fn delete_range_raw(&mut self, start_key: &[u8], end_key: &[u8]) {
         let end_key = if end_key.is_empty() {
             &ABOVE_EVERY_KEY[..]
@@ -49,8 +49,8 @@ impl Batch<'_> {
         }
     }
 
-    /// Every key that may exist in the range, stored or put by this batch. `None`: they are many, or are not known without
-    /// reading from the disk or past many deleted entries.
+    /// Every key that may exist in the range, stored or put by this batch. `None`: there are many, or they are not known
+    /// without reading from the disk or past many deleted entries.
     #[expect(
         deprecated,
         reason = "RocksDB deprecates ignoring range deletes as an optimization; here it bounds the search"

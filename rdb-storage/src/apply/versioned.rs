@@ -1,7 +1,7 @@
 //! Compare-and-swap and compare-and-delete.
 //!
 //! A key that exists goes from version v to v + 1. A key that does not exist starts at floor + 1, and deleting version v
-//! raises the region's floor to at least v: so no key ever shows a version again that it has shown before.
+//! raises the region's floor to at least v: so no key ever shows the same version twice.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! What is sent of a snapshot at a time: `[u8 format = 1][u8 kind][content][u32 CRC-32C of all before]`.
+//! One message of a snapshot: `[u8 format = 1][u8 kind][content][u32 CRC-32C of all before]`.
 //!
 //! | kind | content |
 //! | --- | --- |
@@ -19,7 +19,7 @@ const FORMAT: u8 = 1;
 
 const CHECKSUM_BYTES: usize = size_of::<u32>();
 
-/// A chunk of entries takes no more once it has as many bytes.
+/// Bytes at which a chunk takes no more entries.
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// A chunk that was read.

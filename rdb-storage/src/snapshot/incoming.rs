@@ -16,7 +16,7 @@ use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::read::Keyspace;
 use crate::storage::Storage;
 
-/// A table file is ended once it has as many bytes, or as many as a memtable.
+/// Bytes at which a table file is ended, or at the size of a memtable.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// A region on its way here. Its chunks become table files, which go away with this. Nothing that is stored changes.
@@ -24,7 +24,7 @@ pub struct IncomingRegion {
     storage: Storage,
     region_id: u64,
     staging: Staging,
-    /// A table file is ended once it has as many bytes.
+    /// Bytes at which a table file is ended.
     file_bytes: u64,
     state: Option<RegionState>,
     /// The keyspace of the last chunk, and its last key.
@@ -36,7 +36,7 @@ pub struct IncomingRegion {
     is_complete: bool,
 }
 
-/// A region of which all is here.
+/// A region that has arrived in full.
 pub struct ReceivedRegion {
     storage: Storage,
     installing: Installing,
@@ -187,12 +187,11 @@ impl ReceivedRegion {
         &self.installing.state.applied
     }
 
-    /// Puts it in the place of what is stored of the region, and makes that durable. Nobody may apply to the region or read it
-    /// meanwhile. Blocks.
+    /// Replaces the stored region with it, durably. Nobody may apply to the region or read it meanwhile. Blocks.
     ///
     /// # Errors
     ///
-    /// As [`Storage::apply`], and [`Error::Io`]. What is stored of the region is not to be used before the next open then.
+    /// As [`Storage::apply`], and [`Error::Io`]. Then the stored region must not be used before the next open.
     pub fn install(self) -> Result<(), Error> {
         let storage = self.storage.clone();
         let (installing, staging) = self.into_parts();

@@ -11,15 +11,16 @@ use crate::error::Error;
 use crate::read::Keyspace;
 use crate::reserve::Space;
 
-/// The folder of a data directory in which snapshots arrive, each in one of its own. What it holds at an open is left over, unless a mark
+/// The folder of a data directory in which snapshots arrive, each in its own folder. What is there at an open is left over, unless a mark
 /// names it.
 const FOLDER: &str = "snapshots";
 
-/// What has to be free when a file is begun: this part of the file system, or so many bytes if that is less.
+/// Space that has to be free when a file is begun: one part in [`FREE_SHARE_MIN`] of the file system, or
+/// [`FREE_BYTES_MIN`] if that is less.
 const FREE_SHARE_MIN: u64 = 20;
 const FREE_BYTES_MIN: u64 = 2 << 30;
 
-/// What an install puts in the place of a region.
+/// What an install replaces a region with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Installing {
     pub(crate) state: RegionState,
@@ -120,7 +121,7 @@ fn check_space(path: &Path) -> Result<(), Error> {
     })
 }
 
-/// Refuses what would not find so many bytes.
+/// Refuses unless `bytes` are free.
 pub(crate) fn find_bytes(path: &Path, bytes: u64) -> Result<(), Error> {
     find_space(path, |_| bytes)
 }

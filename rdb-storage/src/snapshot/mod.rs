@@ -1,51 +1,52 @@
-//! Snapshots of regions: how a replica that the log cannot help any more gets the data itself.
+//! Snapshots of regions: how a replica gets the data itself when the log no longer reaches back far enough.
 //!
 //! ```text
 //! Storage::region_snapshot ─► RegionSnapshot ─ chunks ─► IncomingRegion ─► ReceivedRegion::install
 //!   as of an applied position                              table files in `snapshots/`
 //! ```
 //!
-//! What is sent is one RocksDB snapshot: the region's records (descriptor, position, membership, version floor) and its ranges of both
-//! keyspaces. So it is the state after exactly one entry of the log. It is cut into chunks, each with a checksum.
+//! The sender reads one RocksDB snapshot: the region's records (descriptor, position, membership, version floor) and its ranges of
+//! both keyspaces. So what it sends is the state after exactly one entry of the log. It is cut into chunks, each with a checksum.
 //!
-//! What arrives is written to table files beside the database, in order. Nothing that is stored changes until all of it is
+//! The receiver writes the chunks to table files beside the database, in order. Stored data does not change until all of them are
 //! there. The install then takes the files as they are (RocksDB *ingests* them). Plain writes would take memory from all other regions,
-//! make them wait for flushes, and write all of it twice more.
+//! make them wait for flushes, and write everything twice more.
 //!
 //! # Install
 //!
-//! 1. One write takes the region's records and ranges away, and puts a *mark* ([`keys::installing`](crate::keys::installing)) that names the
-//!    files and holds the records to come. A flush makes that durable. Before it, a crash leaves what was there.
-//! 2. Table files that have nothing but keys of the region are dropped, so that this does not take longer the more there was. A dropped
-//!    file also takes away what it deletes in deeper files that were not dropped: what shows again is deleted again, durably.
-//! 3. The files are ingested, each into the lowest level where nothing of the region is in it or above it. What was not dropped, and what
-//!    deletes it, is in the way: few files may lie on top of that. For more it is compacted first, since the highest level, that of the
-//!    flushes, holds writes back when it has many files. That is as much as that level has, and about two files of each other one.
-//! 4. One write puts the records and removes the mark. A flush makes that durable.
+//! 1. One write deletes the region's records and ranges, and puts a *mark* ([`keys::installing`](crate::keys::installing)) that names the
+//!    files and holds the new records. A flush makes that durable. A crash before it leaves the old region.
+//! 2. Table files with only keys of the region are dropped, so that the time does not grow with the old data. A dropped file may have
+//!    held deletions for deeper files that were not dropped: what shows again is deleted again, durably.
+//! 3. The files are ingested, each into the lowest level such that neither it nor any level above has keys of the region. Data that was
+//!    not dropped, and its deletions, is in the way, so ingested files lie on top of it. A few may. For more files that data is compacted
+//!    first, since RocksDB holds writes back when the level of the flushes has many files. The compaction reads all of that level, and
+//!    about two files of each other level.
+//! 4. One write puts the new records and removes the mark. A flush makes that durable.
 //!
-//! An open that finds a mark repeats all of it but the first write, which was flushed: the files are still there, and what an attempt
-//! before has ingested is deleted as what was there before. So after a crash the region is what it was or what was received, never a part
-//! of either. As with applies, nothing is written to the write-ahead log.
+//! An open that finds a mark repeats everything but the first write, which was flushed. The files are still there, and what an earlier
+//! attempt has ingested is deleted like the old data. So after a crash the region is what it was or what was received, never a part of
+//! either. As with applies, nothing is written to the write-ahead log.
 //!
 //! # An install that cannot be finished
 //!
-//! A disk may be full when an install is to be finished, also when an open is to repeat it, and a file may be damaged or gone. Then the region
-//! is left out: it has no records, as if it had never been here, and [`Storage::unfinished_installs`](crate::Storage::unfinished_installs)
-//! says why. Mark and files stay, and the next open tries again. Another snapshot takes its place, and its files go once the mark of that
-//! one is durable. Destroying the region ends it, too.
+//! The disk may be full when an install or an open has to finish, and a file may be damaged or gone. Then the region is left out: it has no
+//! records, as if it had never been here, and [`Storage::unfinished_installs`](crate::Storage::unfinished_installs) says why. Mark and
+//! files stay, and the next open tries again. Another snapshot replaces the unfinished one, whose files are removed once the new mark is
+//! durable. Destroying the region ends the install, too.
 //!
-//! Its group must not be opened, and `rdb-raft` refuses to open one with a log and without a state. The vote and the log are all there,
-//! but not what the entries before the log's first one have led to: what its leader sends next would be applied to nothing, and a
-//! peer cannot ask for a snapshot. Nor may the log be emptied, so that the peer begins anew: it may hold entries behind the snapshot which
-//! this peer has acknowledged and a leader has counted. A peer that is silent breaks no promise. For the others it is down.
+//! Its group must not be opened, and `rdb-raft` refuses to open a group that has a log and no state. The vote and the log are complete,
+//! but the state before the log's first entry is missing: the leader's next entries would be applied to nothing, and a peer cannot ask for
+//! a snapshot. The log must not be emptied either, to let the peer begin anew: it may hold entries behind the snapshot that this peer has
+//! acknowledged and a leader has counted. A silent peer breaks no promise. For the others it is down.
 //!
 //! # What is dropped
 //!
-//! The end of a region drops files, too. So neither that nor an install fails for a block that cannot be read, and few files that have one
-//! stay: where it is not known whether there is a key, all of the range is deleted.
+//! Destroying a region drops files, too. So neither that nor an install fails because a block cannot be read, and few files with such a
+//! block stay: if it is not known whether a range has a key, all of the range is deleted.
 //!
-//! Files are dropped one record in RocksDB's manifest at a time, so a crash leaves all of a file or nothing. With them goes what
-//! snapshots of RocksDB from before step 1 see. Those that are kept for long are in a [`RegionView`](crate::RegionView), which notices.
+//! Each file is dropped by one record in RocksDB's manifest, so a crash leaves all of a file or nothing. RocksDB snapshots from before step
+//! 1 lose what they saw in these files. Snapshots that are kept for long are in a [`RegionView`](crate::RegionView), which notices.
 
 mod chunk;
 mod incoming;

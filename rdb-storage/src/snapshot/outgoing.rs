@@ -20,8 +20,7 @@ const AHEAD: usize = 1;
 /// Bytes that RocksDB reads ahead of a scan.
 const READAHEAD_BYTES: usize = 1 << 20;
 
-/// A region as of one applied position, read chunk by chunk. A thread of its own holds RocksDB's snapshot and reads; dropping this ends
-/// it.
+/// A region as of one applied position, read chunk by chunk. A separate thread holds RocksDB's snapshot and reads; dropping this ends it.
 pub struct RegionSnapshot {
     applied: AppliedState,
     /// `None`: they are over.

@@ -1,4 +1,4 @@
-//! What an install does to what was there, and a crash within one.
+//! What an install does to the old data, and crashes during an install.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -177,8 +177,8 @@ fn an_install_does_not_read_what_was_there() {
     assert_eq!(storage.get_raw(b"key 007"), Ok(Some(noise(1007, 1 << 16))));
 }
 
-/// A storage that has deleted the key `old` of the region: a file with keys of the region and others has it, and one with keys of the
-/// region alone in the level above deletes it.
+/// A storage that has deleted the key `old` of the region. The key is in a file with keys of the region and others; its deletion is
+/// in a file with only keys of the region, one level above.
 fn with_a_deleting_file() -> (tempfile::TempDir, Storage) {
     let (directory, storage) = holding("old", "of the target");
     let database = &storage.engine().database;

@@ -11,7 +11,7 @@ use crate::scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
 use crate::writer::Submission;
 
 impl Storage {
-    /// Writes a raw value, whatever was there before.
+    /// Writes a raw value unconditionally.
     pub fn put_raw(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<(), Error> {
         let (key, value) = (key.into(), value.into());
         self.write(Command::PutRaw { key, value }).map(drop)

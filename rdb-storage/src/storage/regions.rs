@@ -1,4 +1,4 @@
-//! Regions that come and go as a whole. See [`crate::snapshot`].
+//! Regions that are added and removed as a whole. See [`crate::snapshot`].
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,8 +27,8 @@ pub struct UnfinishedInstall {
 }
 
 impl Storage {
-    /// Takes a snapshot of a region that has a state: as of its applied position, for another replica. It keeps RocksDB from letting go
-    /// of what is overwritten meanwhile. Blocks.
+    /// Takes a snapshot of a region that has a state: as of its applied position, for another replica. While it exists, RocksDB keeps
+    /// what is overwritten. Blocks.
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ impl Storage {
         Ok(peer_id.transpose()?)
     }
 
-    /// The regions of which a peer was destroyed here, each with the last one, and that are neither stored nor about to be replaced by a
+    /// The regions with a destroyed peer here, each with the last such peer, that are neither stored nor about to be replaced by a
     /// snapshot.
     ///
     /// # Errors
@@ -108,8 +108,8 @@ impl Storage {
         Ok(destroyed)
     }
 
-    /// Grows before and after a region is taken away, to be replaced by a snapshot or for good. One that is being replaced looks
-    /// empty: whoever reads compares this from before the read was permitted with this from after the read.
+    /// Grows before and after a region is taken away, to be replaced by a snapshot or for good. A region that is being replaced
+    /// looks empty, so a reader compares the number from before the read was permitted with the one after the read.
     pub fn replacements(&self) -> u64 {
         self.inner.engine.replacements()
     }

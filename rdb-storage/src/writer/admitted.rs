@@ -1,4 +1,4 @@
-//! What was let in.
+//! Submissions that were admitted.
 
 use super::{Submission, WriteRoom};
 use crate::apply::Entry;

@@ -1,4 +1,4 @@
-//! Whether writes are taken.
+//! Whether writes are accepted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use crate::error::{Error, remedy};
 pub enum WriteHealth {
     /// They are.
     Healthy,
-    /// Those of some regions are not: they met something that could not be read. All others are.
+    /// Writes of some regions are not accepted, since something could not be read. All others are.
     RegionsStopped {
         /// What was met, by the region's id.
         causes: BTreeMap<u64, String>,
@@ -46,8 +46,8 @@ impl WriteHealth {
 /// The health of one storage, and who watches it.
 pub(crate) struct Health {
     health: watch::Sender<WriteHealth>,
-    /// Whether `health` is no longer healthy. Every write looks here first, since looking at the other takes a lock that all
-    /// of them share. Set before the other changes: a write that is told of a failure finds it set. Acquire and release.
+    /// Whether `health` is no longer healthy. Every write looks here first, since looking at the other takes a lock that all of them share.
+    /// Set before the other changes, so that a write that is told of a failure finds it set. Acquire and release.
     impaired: AtomicBool,
     /// Regions of whose logs an entry could not be applied.
     stuck: Mutex<BTreeSet<u64>>,

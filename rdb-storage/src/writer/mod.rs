@@ -6,13 +6,13 @@
 //!
 //! The thread reads versioned keys from memory. A submission whose keys are not in memory is put aside until the threads of
 //! the [`Warmer`](warmer::Warmer) have read them, and others go on. So submissions that wait at the same time are applied in
-//! any order. Where the keys do not stay in memory, the thread itself reads them: of one submission at a time, and a few in
-//! each round.
+//! any order. If the keys do not stay in memory, the writing thread itself reads them: one submission at a time, and a few
+//! in each round.
 //!
 //! A submission whose keys cannot be read is not applied and stops writes to its region; other regions go on. The first IO
 //! error of a write stops all writes: RocksDB's memory and the disk may differ then, and only the next open can tell what is
 //! stored. The submissions of that batch get [`Error::Undetermined`], all later ones [`Error::WritesStopped`]. A write without
-//! the write-ahead log that meets an IO error was not made: it is refused as the later ones are.
+//! the write-ahead log that meets an IO error was not made: it is refused like the later ones.
 
 mod admitted;
 mod health;
@@ -123,8 +123,8 @@ impl Writer {
         self.worker.bootstrap(regions)
     }
 
-    /// Puts a snapshot that was received in the place of a region, if `find_space` finds as many bytes as that takes. `marked` is called
-    /// once its mark is durable, the only one of the region. Blocks.
+    /// Replaces a region with a received snapshot, if `find_space` finds the bytes that this takes. `marked` is called once its mark
+    /// is durable, the only one of the region. Blocks.
     pub(crate) fn install(
         &self,
         installing: &Installing,

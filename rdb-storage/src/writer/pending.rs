@@ -1,4 +1,4 @@
-//! The answer to a submission, to come.
+//! The pending answer to a submission.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -53,13 +53,13 @@ impl Queued {
         self.admitted.entry()
     }
 
-    /// Whether its keys were warmed in vain.
+    /// Whether warming its keys did not help.
     pub(super) fn stays_cold(&self) -> bool {
         self.warmings >= WARMINGS_MAX
     }
 
-    /// Gives the commands and the room back, then answers: whoever is told may submit again at once. A caller that has gone
-    /// away does not need its answer.
+    /// Gives the commands and the room back, then answers, so that the caller may submit again at once. A caller that is
+    /// gone needs no answer.
     pub(super) fn complete(self, result: Result<Vec<Outcome>, Error>) {
         drop(self.admitted);
         let _ = self.completion.send(result);
@@ -118,8 +118,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for a submission, `idle` at most, and takes what else is there, up to the limits. The submissions are in the order
-    /// they came; there is none if nothing came for that long. `None`: the queue is closed and empty.
+    /// Waits for a submission, at most `idle`, and takes all others that are there, up to the limits. The submissions are in
+    /// the order they came; there is none if nothing came for that long. `None`: the queue is closed and empty.
     pub(super) fn take(&self, idle: Duration) -> Option<VecDeque<Queued>> {
         let mut state = self.state();
         let idles = |state: &State| state.queued.is_empty() && !(state.closed && state.is_empty());
@@ -162,8 +162,7 @@ impl Queue {
         }
     }
 
-    /// Puts a cold submission aside. What it returns is to be called once it is warm, or cannot be: it is queued again then, or
-    /// answered.
+    /// Puts a cold submission aside. Call the returned function once it is warm, or cannot be: then it is queued again, or answered.
     pub(super) fn put_aside(self: &Arc<Self>, cold: Queued) -> (Admitted, Then) {
         self.state().aside += 1;
         let Queued {

@@ -1,4 +1,4 @@
-//! What is submitted.
+//! Submissions to the writer.
 
 use std::sync::Arc;
 

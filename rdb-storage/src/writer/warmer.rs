@@ -1,7 +1,7 @@
-//! Warming: what applying a submission would read from the disk is read into memory before.
+//! Warming: reads into memory, ahead of time, what applying a submission would read from the disk.
 //!
-//! A submission is *cold* while something that it reads is not in memory. It waits for one of a few threads, which read it.
-//! Then whoever put it aside is called with it. A warmer that is closed does not wait for the disk: what is cold is refused.
+//! A submission is *cold* while something that it reads is not in memory. It waits for one of a few threads, which read it. Then the
+//! callback that was given with it is called. A closed warmer does not wait for the disk: cold submissions are refused.
 
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
@@ -129,8 +129,8 @@ impl Warmer {
         })
     }
 
-    /// Ends writing to a region that could not be read, unless a region was replaced since there were so many
-    /// [`replacements`](Engine::replacements): what could not be read may be gone. If it is not, the next one meets it.
+    /// Ends writing to a region that could not be read, unless a region was replaced since `replacements` was read
+    /// ([`Engine::replacements`]): the damage may be gone with it. If not, the next read meets it.
     fn met(&self, admitted: &Admitted, error: Error, replacements: u64) -> Error {
         let is_there = || self.engine.replacements() == replacements;
         self.health

@@ -31,7 +31,7 @@ const HELD_BACK_INTERVAL: Duration = Duration::from_millis(5);
 /// How much the thread reads from the disk in a round, and one record more.
 const DISK_BYTES: usize = 1 << 20;
 
-/// When a batch has read this many bytes, it takes no more submissions.
+/// Bytes read at which a batch takes no more submissions.
 const BATCH_READ_BYTES: usize = 16 << 20;
 
 /// What the thread works with. The handle shares it.

@@ -1,4 +1,4 @@
-//! Regions that come and go as a whole.
+//! Regions that are added and removed as a whole.
 
 use std::sync::{MutexGuard, PoisonError};
 
@@ -11,7 +11,7 @@ use crate::read::Keyspace;
 use crate::region::RegionDescriptor;
 use crate::snapshot::{Installing, Staged, staged};
 
-/// Ingested files that may lie on top of what was deleted of a keyspace, in the level that flushes write to. When that level has as many,
+/// Ingested files that may lie on top of deleted data of a keyspace, in the level that flushes write to. When that level has this many,
 /// RocksDB compacts it; with several times as many it holds writes back.
 const TOP_FILES_MAX: usize = 4;
 
@@ -19,8 +19,8 @@ const TOP_FILES_MAX: usize = 4;
 const BESIDE_BYTES: u64 = 2 << 20;
 
 impl Worker {
-    /// Puts a snapshot that was received in the place of a region, as the module [`crate::snapshot`] says. `marked` is called once its mark
-    /// is durable. `find_space` is told how many bytes that takes at most, once what can be dropped is dropped.
+    /// Replaces a region with a received snapshot, as the module [`crate::snapshot`] says. `marked` is called once its mark is
+    /// durable. `find_space` is told how many bytes that takes at most, once what can be dropped is dropped.
     pub(in crate::writer) fn install(
         &self,
         installing: &Installing,
@@ -79,8 +79,8 @@ impl Worker {
         flushed.map_err(|error| Error::io("flushing what has become of a region", error))
     }
 
-    /// About the most bytes that the rest of an install takes, some of them for a while only. Of a file that has nothing but keys of the
-    /// region, a compaction leaves nothing.
+    /// Upper estimate of the bytes that the rest of an install takes, some of them only for a while. A compaction leaves nothing of a
+    /// file that has only keys of the region.
     fn bytes_needed(
         &self,
         region: &RegionDescriptor,
@@ -103,7 +103,7 @@ impl Worker {
         Ok(bytes)
     }
 
-    /// Compacts what is left of a region, with what deletes it. Does nothing if there is neither.
+    /// Compacts the remains of a region, together with their deletions. Does nothing if there are none.
     fn compact(&self, region: &RegionDescriptor, keyspace: Keyspace) {
         let (start_key, end_key) = (&region.start_key[..], region.upper_bound());
         let family = self.engine.family(keyspace.family());

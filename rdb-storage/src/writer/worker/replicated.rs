@@ -1,4 +1,4 @@
-//! What replicated regions are written with, on the thread of whoever applies their logs: entries, and first states.
+//! Writes to replicated regions, on the thread that applies their logs: entries and first states.
 
 use std::sync::atomic::Ordering;
 
@@ -81,7 +81,7 @@ impl Worker {
         Ok(true)
     }
 
-    /// Lets a start apply no more than so much of the logs again.
+    /// Bounds how much of the logs a start applies again.
     pub(super) fn bound_replay(&self) {
         let bytes = self.replayed_bytes.load(Ordering::Relaxed);
         if bytes <= self.replayed_bytes_max {

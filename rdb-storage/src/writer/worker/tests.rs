@@ -51,7 +51,7 @@ impl Stopped {
     }
 }
 
-/// The thread starts late here, as if it had waited for the disk: what is queued by then needs no wait of its own.
+/// The thread starts late here, as if it had waited for the disk: what is queued by then does not wait again.
 #[test]
 fn what_is_queued_while_the_writer_is_busy_is_synced_once_and_answered_each() {
     const SUBMISSIONS: usize = 64;
@@ -248,7 +248,7 @@ fn a_batch_takes_no_more_when_it_has_read_much() {
     }
 }
 
-/// Each record has a block of its own, so that none comes to memory with another.
+/// Each record has its own block, so that no read loads another record.
 #[test]
 fn a_read_from_the_disk_counts_even_if_it_is_short() {
     const RECORDS: usize = 32;
