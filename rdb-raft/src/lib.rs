@@ -1,9 +1,9 @@
 //! FlareDB's replication: Raft groups on openraft.
 //!
-//! A payload is bytes, and a state machine is whatever applies them: nothing here knows of keys, values or regions.
-//! Consensus is openraft's. This crate binds its types to ours ([`TypeConfig`]), keeps the logs of all groups of a process
-//! ([`log`]), drives what they are applied to ([`machine`]), and runs the peers of groups ([`group`]), all that a store has
-//! in one [`Node`]. Peers on other stores are reached by the [`transport`].
+//! A payload is bytes, and a state machine applies them: nothing here knows of keys, values or regions. Consensus is
+//! openraft's. This crate binds its types to ours ([`TypeConfig`]), keeps the logs of all groups of a process ([`log`]),
+//! drives the state machines that they are applied to ([`machine`]), and runs the peers of groups ([`group`]). One
+//! [`Node`] has all peers of a store. Peers on other stores are reached by the [`transport`].
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
-//! Promises that a store can be made to break, so that the fault suite can be seen to notice: `scripts/mutants.sh`.
+//! Promises that a store can be made to break, to show that the fault suite notices: `scripts/mutants.sh`.
 //!
 //! A mutant is switched on by `RDB_MUTANT=NAME` in the environment, and only in a build with debug assertions: no release has
-//! them. It is no cargo feature, since everything is always built with all features.
+//! them. It is not a cargo feature, since everything is always built with all features.
 
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -20,7 +20,7 @@ pub enum Mutant {
     ReadWithoutLease,
     /// A voter that restarts votes at once.
     VoteAtOnce,
-    /// The position of what was applied is not in the batch that applies it.
+    /// The applied position is not in the batch that applies the entry.
     DropPosition,
     /// A leader applies and answers a proposal before a quorum has it.
     ApplyBeforeCommit,

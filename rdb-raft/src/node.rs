@@ -30,8 +30,8 @@ const OPENED_MAX: usize = 16;
 
 /// The groups of a store, with the writer of their logs.
 ///
-/// The supervisor watches them all, purges their logs, and finishes their changes of members. A group that fails ends alone, unless what
-/// failed is the log: that one is shared. A group that has ended stays here, since a sole voter may still permit reads.
+/// The supervisor watches them all, purges their logs, and finishes their changes of members. A group that fails ends alone, unless the
+/// log has failed, which all groups share. A group that has ended stays here, since a sole voter may still permit reads.
 pub struct Node {
     timing: Timing,
     log: Arc<LogWriter>,
@@ -156,11 +156,12 @@ impl Node {
         })
     }
 
-    /// Opens a group of which this store has a peer. The log of a new group is empty, and its state machine holds the state
-    /// that all its first peers begin with.
+    /// Opens a group with a peer on this store. The log of a new group is empty, and its state machine holds the state that
+    /// all its first peers begin with.
     ///
-    /// The log is that of this peer from then on, and no other one gets it before [`Node::destroy`]. Only what a peer has left that never had
-    /// a state or an entry is taken over by a later one: it was never a voter. A log with entries and without a state is nobody's.
+    /// From then on the log belongs to this peer, and no other peer gets it before [`Node::destroy`]. There is one exception: a later peer
+    /// takes over the log of a peer that never had a state or an entry, since that was never a voter. No peer can open a log with entries
+    /// and without a state.
     ///
     /// # Errors
     ///
@@ -191,11 +192,10 @@ impl Node {
         Ok(group)
     }
 
-    /// Ends a group if it is open, and removes its log, so that nothing is left of it here but its state. Then it can be opened with another
-    /// peer.
+    /// Ends a group if it is open, and removes its log; only its state stays. Then it can be opened with another peer.
     ///
-    /// Only for a peer that is no member any more, or a voter forgets what it has promised. Whatever is to keep it from being opened
-    /// again has to be durable before.
+    /// Only for a peer that is no longer a member: a voter would forget its promises. A record that prevents opening it again has to
+    /// be durable before.
     ///
     /// # Errors
     ///
@@ -215,7 +215,7 @@ impl Node {
         Ok(())
     }
 
-    /// Whose log that of a group is. `None`: there is none, or a release that did not note it has written it.
+    /// The peer that owns the log of a group. `None`: there is no log, or an older release has written it without a note.
     ///
     /// # Errors
     ///
@@ -225,7 +225,7 @@ impl Node {
         read.map_err(|cause| OpenError::Log { group_id, cause })
     }
 
-    /// Forgets whose log that of a group is, durably: what was noted is wrong. The group must not be open.
+    /// Durably forgets the owner of a group's log, because the note is wrong. The group must not be open.
     ///
     /// # Errors
     ///
@@ -235,7 +235,7 @@ impl Node {
         forgotten.map_err(|cause| OpenError::Log { group_id, cause })
     }
 
-    /// The groups of which there is any log, as [`noted_peer`](Self::noted_peer) says of each. One that is damaged is among them.
+    /// The groups with any log, each with its [`noted_peer`](Self::noted_peer). Damaged logs are included.
     ///
     /// # Errors
     ///
@@ -253,7 +253,7 @@ impl Node {
         }
     }
 
-    /// Nothing is told of it any more.
+    /// The group is no longer reported.
     fn remove(&self, group_id: u64) {
         let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
         groups.remove(&group_id);
@@ -340,7 +340,7 @@ impl Node {
     }
 }
 
-/// Groups that nobody else holds end by themselves once the supervisor holds them no more.
+/// Groups that nobody else holds end once the supervisor drops them.
 impl Drop for Node {
     fn drop(&mut self) {
         if let Some(supervisor) = self.supervisor.get_mut() {

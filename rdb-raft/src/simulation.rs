@@ -1,8 +1,8 @@
-//! What lets stores run in a simulated world: on one thread, by a clock that only the world moves. For `tests/simulation`.
+//! Support for stores in a simulated world, on one thread and with a clock that only the world moves. For `tests/simulation`.
 //!
-//! The tasks and timers of a tokio runtime of one thread with a paused clock follow from what went before. Other threads do not. So
-//! on a thread that has called [`begin`], what would block runs as a task, and so does the writer of the logs. Each takes some
-//! milliseconds of simulated time first, by the generator of `fastrand`.
+//! The tasks and timers of a single-threaded tokio runtime with a paused clock are deterministic. Other threads are not. So on a
+//! thread that has called [`begin`], blocking work runs as a task, and so does the writer of the logs. Each first takes some
+//! milliseconds of simulated time, drawn from `fastrand`.
 
 use std::cell::Cell;
 use std::time::Duration;

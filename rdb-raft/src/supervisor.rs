@@ -1,5 +1,4 @@
-//! What goes on beside the groups of a store for as long as it has any: it beats for them, tells of their states, purges their logs, and
-//! finishes their changes of members.
+//! Tasks that run beside the groups of a store: they send heartbeats, report states, purge logs, and finish changes of members.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future;
@@ -31,7 +30,7 @@ pub(crate) async fn supervise(
     published: Arc<watch::Sender<States>>,
     figures: Arc<NodeFigures>,
 ) {
-    // A task of its own, so that nothing else keeps heartbeats waiting.
+    // A separate task, so that nothing else delays heartbeats.
     let beating = beat_groups(Arc::clone(&groups), timing);
     let beating = AbortOnDropHandle::new(tokio::spawn(beating));
     let publishing = pin!(publish_states(&groups, opened, published, &figures));
@@ -127,7 +126,7 @@ fn log_state(group_id: u64, state: &GroupState) {
     }
 }
 
-/// Purges the logs, and finishes changes of members that lost leaders have left. A log that cannot be purged is told of once.
+/// Purges the logs, and finishes changes of members that lost leaders have left. A log that cannot be purged is reported once.
 async fn keep_groups(groups: &Groups, log_bytes_max: u64) {
     let (mut failing, mut purged) = (BTreeSet::new(), BTreeMap::new());
     loop {

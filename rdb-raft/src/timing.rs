@@ -11,8 +11,8 @@ pub(crate) const APPEND_ENTRIES_MAX: u64 = 1024;
 const HEARTBEAT_MS_MIN: u64 = 10;
 
 /// Intervals of a group. They must be the same on all its peers: a leader permits reads for most of its own
-/// [`Timing::election_timeout_max_ms`], and a follower elects another leader after its own. If that one is shorter, the first
-/// leader permits reads that miss what the second has acknowledged.
+/// [`Timing::election_timeout_max_ms`], and a follower elects another leader after its own. If the follower's is shorter, the
+/// first leader permits reads that miss what the second has acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
     /// How often a leader says that it is there, in milliseconds; at least 10.
@@ -79,14 +79,14 @@ impl Timing {
         Ok(())
     }
 
-    /// How long after it sent something to a quorum a leader permits reads, if the quorum has acknowledged it. Followers wait
-    /// for the whole lease by clocks of their own, which may run a little faster.
+    /// How long a leader permits reads after it sent something that a quorum then acknowledged. Followers wait for the whole
+    /// lease by their own clocks, which may run a little faster.
     pub(crate) fn read_lease(&self) -> Duration {
         Duration::from_millis(self.election_timeout_max_ms / 10 * 8)
     }
 
-    /// How long a group may be without a leader before that is no ordinary election: the lease of a leader that has died, the longest
-    /// timeout, and as much again, since votes may be split.
+    /// How long a group may be without a leader in an ordinary election: the lease of a leader that has died, the longest timeout,
+    /// and as much again, since votes may be split.
     pub fn leaderless_after(&self) -> Duration {
         Duration::from_millis(self.election_timeout_max_ms.saturating_mul(4))
     }
@@ -128,7 +128,7 @@ impl Timing {
             max_in_snapshot_log_to_keep: u64::MAX,
             max_payload_entries: APPEND_ENTRIES_MAX,
             allow_log_reversion: Some(false),
-            // Of what openraft measures of itself if it is built to. It takes memory in any case.
+            // For openraft's own measurements. They take memory even when they are not compiled in.
             log_stage_capacity: Some(1),
             ..Config::default()
         }

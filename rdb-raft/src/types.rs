@@ -1,6 +1,6 @@
 //! openraft's types bound to ours, once for all groups of a process.
 //!
-//! A payload is bytes that only the state machine reads, and its answer is whatever the state machine makes of it. So one
+//! A payload is bytes that only the state machine reads, and the type of the answer is the state machine's choice. So one
 //! [`TypeConfig`] serves every kind of state machine.
 
 use std::any::Any;

@@ -1,29 +1,27 @@
 //! The beats of a store: when its groups send heartbeats, and when they need a timer.
 //!
-//! openraft gives each group a timer that wakes its core ten times a second. Each time the core looks whether a heartbeat is
-//! due, or whether the leader has been silent for so long that it has to campaign. For groups that nobody writes to, this takes
-//! more of the processor than all the heartbeats. So a timer is off while it would find nothing:
+//! openraft gives each group a timer that wakes its core ten times a second. Each time the core checks whether a heartbeat is
+//! due, or whether it has to campaign because the leader has been silent for too long. For groups that nobody writes to, this
+//! takes more of the processor than all the heartbeats. So a timer is off while it would find nothing:
 //!
-//! - *A leader* does not campaign. Its beat asks openraft for heartbeats, once per [`Timing::heartbeat_ms`]. openraft sends them as
-//!   if the timer had gone off: to no follower that has acknowledged something a short time ago, and now and then only while a quorum is
+//! - *A leader* does not campaign. Its beat asks openraft for heartbeats, once per [`Timing::heartbeat_ms`]. openraft sends them as if
+//!   the timer had gone off: not to followers that have acknowledged something a short time ago, and only now and then while a quorum is
 //!   lost.
 //! - *A peer that has heard of its leader* within [`Timing::leader_patience`] does not campaign either. openraft waits for the lease
 //!   of the leader, and for an election timeout after that.
 //! - *Any other peer* has its timer on, and openraft does what it always does.
 //!
-//! So beats say when openraft looks at the clock, never what it sees there. What a lease is counted from, who may vote, and when a
-//! peer has to campaign is as without them.
+//! So beats decide when openraft looks at the clock, never what it sees there. The start of a lease, who may vote, and when a peer
+//! has to campaign are the same as without beats.
 //!
-//! - When a store dies, the timers of all that follow its leaders go on before they miss three heartbeats. A campaign comes after the
-//!   shortest election timeout at the earliest, which is no shorter; mostly after a lease, too.
-//! - A peer hears of a leader when it answers that it follows that one. What a leader of an earlier term sends is refused, so it keeps
-//!   no timer off. An answer may wait for the disk. That can hold up a campaign only of a peer whose own vote waits for the same
-//!   disk.
-//! - A group that no store beats for has its timer. It gets it back when the beats end, in whatever way they do. So does one that has
-//!   lost its leader, or its leadership, with its next beat.
+//! - When a store dies, the followers of its leaders have their timers on before they miss three heartbeats. The earliest campaign
+//!   comes after the shortest election timeout, which is no shorter, and mostly after a lease, too.
+//! - A peer hears of a leader when it answers that it follows it. Messages from a leader of an earlier term are refused, so they keep
+//!   no timer off. An answer may wait for the disk. That can delay the campaign only of a peer whose own vote waits for the same disk.
+//! - A group without beats has its timer on. It gets the timer back however the beats end. A group that has lost its leader, or its
+//!   leadership, gets it back with its next beat.
 //!
-//! Groups take turns within an interval, and those of one turn send together. So heartbeats to a store share messages, and no
-//! turn takes long.
+//! Groups take turns within an interval, and those of one turn send together. So heartbeats to a store share messages, and turns are short.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -96,8 +94,7 @@ impl Group {
         self.raft.runtime_config().tick(true);
     }
 
-    /// Sends heartbeats if this peer leads, and turns openraft's timer on or off. To be called once in a heartbeat interval. It never
-    /// waits.
+    /// Sends heartbeats if this peer leads, and turns openraft's timer on or off. Call it once per heartbeat interval. It never waits.
     pub(crate) fn beat(&self, timing: &Timing) {
         let (leads, has_others) = {
             let metrics = self.raft.metrics();

@@ -1,4 +1,4 @@
-//! When a peer has last heard of others.
+//! When a peer last heard of others.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 /// When something was last heard. Before that it counts from the start of the peer.
 pub(super) struct Heard {
-    /// Of any other peer, whatever it was.
+    /// When any other peer was last heard of.
     peer: Mutex<Instant>,
-    /// Of the leader: it was answered that this peer follows it. `None`: never.
+    /// When this peer last answered its leader that it follows. `None`: never.
     leader: Mutex<Option<Instant>>,
 }
 

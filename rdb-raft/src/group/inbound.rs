@@ -1,4 +1,4 @@
-//! What other peers of a group ask for.
+//! Requests from other peers of a group.
 
 use std::io;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::machine::{Applied, Incoming, ReceivedSnapshot, SnapshotData};
 use crate::simulation::spawn_blocking;
 use crate::types::{Snapshot, SnapshotMeta, TypeConfig, Vote};
 
-/// Why another peer gets no vote, neither for it nor against it.
+/// Why another peer gets no answer to a request for a vote.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VoteError {
     /// This peer has started a short time ago. It may still have promised to elect nobody else.
@@ -47,11 +47,11 @@ impl Group {
         Ok(appended)
     }
 
-    /// Takes what a leader sends, one after the other without waiting for the device. Answers come in the order of the
-    /// requests; the first that is none of success is the last one.
+    /// Takes the requests of a leader one after the other, without waiting for the device. Answers come in the order of
+    /// the requests; the first failure is the last answer.
     ///
-    /// It has to be polled to its end, which it reaches after that of `requests`. openraft would panic in later calls if it
-    /// were dropped while the group ends.
+    /// Poll it to its end, which comes after the end of `requests`. openraft would panic in later calls if it were dropped
+    /// while the group ends.
     pub(crate) fn stream_append(
         &self,
         requests: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static,
@@ -65,7 +65,7 @@ impl Group {
         answers.map(|answer| answer.map_err(Ended::from)).boxed()
     }
 
-    /// Votes for a peer that campaigns, or against it.
+    /// Votes for or against a peer that campaigns.
     ///
     /// # Errors
     ///
@@ -105,8 +105,8 @@ impl Group {
         Ok(voted.await.map_err(fatal)?)
     }
 
-    /// Installs the snapshot of a leader, unless it is not needed. Returns the vote of this peer: another one than that of the leader
-    /// means that nothing was installed.
+    /// Installs the snapshot of a leader, unless it is not needed. Returns the vote of this peer: if it differs from the leader's,
+    /// nothing was installed.
     pub(crate) async fn install(
         &self,
         vote: Vote,
@@ -143,7 +143,7 @@ impl Group {
         began.await.map_err(io::Error::other)?
     }
 
-    /// Takes note that a leader hands its leadership over, and campaigns if it is to this peer.
+    /// Notes that a leader hands its leadership over, and campaigns if this peer is the next leader.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Calls that run to their end, whoever gives up on them.
+//! Calls that run to their end, even if the caller gives up.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,10 +7,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 
-/// A call into openraft. If its caller drops it, a task of its own runs the rest.
+/// A call into openraft. If its caller drops it, a separate task runs the rest.
 ///
-/// A call that openraft cannot take waits for the end of the group's core, and the first to wait takes the only handle of it
-/// along. If that call were dropped, openraft would panic in all later ones, also in the shutdown.
+/// A call that openraft cannot take waits for the group's core to end, and the first to wait takes its only join handle. If
+/// that call were dropped, openraft would panic in all later calls, also in the shutdown.
 pub(super) struct Lasting<T: Send + 'static> {
     call: Option<BoxFuture<'static, T>>,
     runtime: Handle,

@@ -1,18 +1,18 @@
 //! The permission to read.
 //!
-//! A read is linearizable if it looks at the state after it had a permission that was asked for after the read began. A leader
-//! permits at moments at which nobody else can have acknowledged a write:
+//! A read is linearizable if it looks at the state after it got a permission that was requested after the read began. A leader
+//! permits reads only while nobody else can have acknowledged a write:
 //!
-//! - Followers elect nobody else before a lease is over since they last heard of their leader. So a leader may count on a
-//!   lease from when it *sent* what a quorum has acknowledged. It uses [`Timing::read_lease`] of it.
+//! - Followers elect nobody else until a lease has passed since they last heard of their leader. So a leader may count on
+//!   a lease from the time it *sent* what a quorum has acknowledged. It uses [`Timing::read_lease`] of it.
 //! - A leader acknowledges a write after it has applied it. What earlier leaders have acknowledged comes before its first
 //!   entry. So once a leader has applied that entry, it *serves* its term, and no later read waits for an index.
 //! - The sole voter of a group needs no lease.
-//! - A leader that hands its leadership over lets its followers elect another one at once. So it is *suspended* before it
-//!   does, for the rest of its term.
+//! - A leader that hands its leadership over lets its followers elect another one at once. So its lease is *suspended*
+//!   before that, for the rest of its term.
 //!
-//! Permitting so takes a look at what the group last published. Only when that is not enough a *round* asks the group, and a
-//! quorum if need be. Reads that wait share it.
+//! So a permission usually needs only a look at what the group last published. If that is not enough, a *round* asks the
+//! group, and a quorum if need be. Waiting reads share a round.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,18 +61,18 @@ pub(super) struct Lease {
     /// The last term that this peer served, 0 before the first. Released after everything of earlier terms is applied, and
     /// acquired before the state is read.
     served_term: Arc<AtomicU64>,
-    /// The last term in which leadership was to be handed over, 0 before the first. Released before the followers are told. A
+    /// The last term in which a hand-over of leadership began, 0 before the first. Released before the followers are told. A
     /// read that does not see it yet comes before any election.
     suspended_term: AtomicU64,
-    /// How many hand-overs have begun, and are not known to have taken place in a suspended term.
+    /// Hand-overs that have begun and are not yet known to have suspended their term.
     hand_overs: AtomicUsize,
-    /// Whether the state may be half of what an entry makes of it.
+    /// Whether an entry may be half applied.
     apply_has_failed: Arc<AtomicBool>,
     round: Mutex<Option<Round>>,
     runtime: Handle,
 }
 
-/// Asks the group whether this peer leads it, and waits until it serves its term. Polled by all who wait for it.
+/// Asks the group whether this peer leads it, and waits until it serves its term. Polled by all waiting reads.
 type Round = Shared<Lasting<Result<(), ReadError>>>;
 
 impl Lease {
@@ -89,7 +89,7 @@ impl Lease {
         }
     }
 
-    /// How long what was heard of a quorum is good for.
+    /// How long an answer of a quorum permits reads.
     pub(super) fn read_lease(&self) -> Duration {
         self.read_lease
     }
@@ -157,8 +157,8 @@ impl Lease {
         if self.permits(raft) {
             return Ok(());
         }
-        // A round that began earlier asked too early for this read, and may have failed for a reason that is gone. But what it
-        // found out may be enough by now.
+        // A round that began earlier asked too early for this read, and may have failed for a reason that no longer holds. But
+        // its result may be enough by now.
         if let Some(round) = self.running_round() {
             let _ = round.await;
             if self.permits(raft) {
@@ -244,7 +244,7 @@ impl Drop for HandOver {
     }
 }
 
-/// It ends: a leader whose quorum is gone learns no more of what is committed.
+/// It ends: a leader without a quorum no longer learns what is committed.
 async fn ask(
     raft: Raft,
     read_lease: Duration,

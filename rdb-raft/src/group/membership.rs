@@ -1,11 +1,11 @@
 //! Changing who belongs to a group.
 //!
 //! A peer comes in as a *learner*: it gets the log, or a snapshot and then the log, and has no vote. When it has caught up it is
-//! promoted to a voter. A change of voters goes through a joint membership, in which both the old and the new voters have to agree. A
-//! leader that is lost in between leaves the joint membership, and the next one finishes it by itself.
+//! promoted to a voter. A change of voters goes through a joint membership, in which both the old and the new voters have to agree.
+//! If the leader is lost in between, the joint membership stays, and the next leader finishes the change by itself.
 //!
-//! Whoever changes the members says which membership the change was decided for. Under any other one nothing is done, so a change is
-//! made at most once, and two never meet.
+//! Each change of the members names the membership that it was decided for. Under any other membership nothing is done, so a change
+//! is made at most once, and two never run together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -91,8 +91,8 @@ impl Group {
         members(&self.membership())
     }
 
-    /// The members that live, as far as this peer knows: itself, and if it leads, those that it has heard of within the lease and that
-    /// have caught up.
+    /// The live members, as far as this peer knows: itself, and if it leads, those that it has heard of within the lease and that have
+    /// caught up.
     pub fn live_peers(&self) -> BTreeSet<u64> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -107,8 +107,8 @@ impl Group {
         live.collect()
     }
 
-    /// Adds a peer without a vote to the members of `under`, and does not wait until it has anything. Its store has to have, or make, a
-    /// peer with this id and an empty log. A peer id is never used again.
+    /// Adds a peer without a vote to the members of `under`, and does not wait until the peer has any data. Its store must have, or
+    /// make, a peer with this id and an empty log. A peer id is never used again.
     ///
     /// # Errors
     ///
@@ -148,7 +148,7 @@ impl Group {
         self.change(ChangeMembers::AddVoterIds(voters), under).await
     }
 
-    /// Removes another peer. It is told nothing more, not even that.
+    /// Removes another peer. Nothing more is sent to it, not even that.
     ///
     /// # Errors
     ///
@@ -179,8 +179,8 @@ impl Group {
         Ok(())
     }
 
-    /// Ends a joint membership that an earlier leader has left, if this peer leads now. It does not wait. A peer that the membership is
-    /// to do without hands over instead: it would lead on without being a member.
+    /// Ends a joint membership that an earlier leader has left, if this peer leads now. It does not wait. If the new membership
+    /// excludes this peer, it hands over instead: otherwise it would lead on without being a member.
     pub(crate) fn finish_change(&self) {
         let (joint, stays) = {
             let metrics = self.raft.metrics();
@@ -255,7 +255,7 @@ impl Group {
 pub(super) fn lacks(metrics: &RaftMetrics, peer_id: u64) -> Option<u64> {
     let replication = metrics.replication.as_ref()?;
     let last_index = metrics.last_log_index.unwrap_or(0);
-    // One that has acknowledged nothing has no state, whatever the log has.
+    // A peer that has acknowledged nothing has no state, however short the log is.
     let matched = replication.get(&peer_id).copied().flatten();
     Some(matched.map_or(u64::MAX, |matched| last_index.saturating_sub(matched.index)))
 }

@@ -65,8 +65,7 @@ type RaftState = openraft::RaftState<TypeConfig>;
 /// The log has to hold all entries after the position of the state machine, or be empty. A state machine without a membership
 /// makes a peer that waits for a leader.
 ///
-/// A peer that was there before takes part in no election for a little longer than
-/// [`Timing::election_timeout_max_ms`] after its start.
+/// A restarted peer takes part in no election for a little longer than [`Timing::election_timeout_max_ms`] after its start.
 #[derive(Clone)]
 pub struct Group {
     raft: Raft,
@@ -99,8 +98,7 @@ pub enum StartError {
     /// An interval cannot be.
     #[error(transparent)]
     Timing(#[from] TimingError),
-    /// There is nothing of the log, not even a vote, but entries of it were applied. A voter that forgets what it has promised
-    /// breaks Raft.
+    /// The log is missing, even its vote, but entries of it were applied. A voter that forgets its promises breaks Raft.
     #[error(
         "the log of the group is missing: the state machine has applied entries up to index {index}"
     )]
@@ -238,8 +236,8 @@ impl Group {
 
     /// Campaigns at once, and waits until this peer leads and has applied all that earlier leaders left.
     ///
-    /// Only for the sole voter of a group. A campaign of another one would disturb a leader that others count on, and it would
-    /// break what this peer has promised to that leader.
+    /// Only for the sole voter of a group. Any other voter's campaign would disturb a leader that others count on, and break
+    /// this peer's promise to that leader.
     ///
     /// # Errors
     ///
@@ -314,8 +312,8 @@ impl Group {
                 Err(fatal) => proposal.refused(fatal.to_string()),
             }
         });
-        // tokio would let it wait now and then although there is room, and then another proposal would be earlier. What still
-        // waits then goes on without this call: for room, or for the end of a group that takes nothing in.
+        // Otherwise tokio would sometimes make it wait although there is room, and another proposal would come earlier. A
+        // proposal that still waits goes on without this call, until there is room or the group ends.
         let _ = unconstrained(queued).now_or_never();
     }
 
@@ -325,8 +323,7 @@ impl Group {
         self.lease.permits(&self.raft)
     }
 
-    /// Waits until a linearizable read may look at the state. Reads that wait at the same time share what is asked of the
-    /// other peers.
+    /// Waits until a linearizable read may look at the state. Reads that wait at the same time share the requests to other peers.
     ///
     /// # Errors
     ///
@@ -378,8 +375,7 @@ impl Group {
         Arc::ptr_eq(&self.heard, &other.heard)
     }
 
-    /// Whether this peer leads, and what it proposes now can be expected to be committed: it has heard of a quorum within the
-    /// lease.
+    /// Whether this peer leads, and proposals are likely to be committed: it has heard of a quorum within the lease.
     pub fn is_live(&self) -> bool {
         self.lease.is_live_leader(&self.raft)
     }
@@ -411,7 +407,7 @@ impl Group {
 }
 
 /// Whether a log and a state machine can belong together. A log that ends before the position is fine: a crash may leave
-/// less of it than of the state, and what is missing has been applied.
+/// less of the log than of the state, and the missing entries have been applied.
 fn check_start(
     vote: Option<Vote>,
     last: Option<LogId>,

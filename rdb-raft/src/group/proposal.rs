@@ -13,8 +13,7 @@ use crate::types::{Answer, TypeConfig};
 /// Why a proposal has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// This peer does not lead the group, or cannot say so for certain at the moment. The proposal is not applied and will
-    /// not be.
+    /// This peer does not lead the group, or is not certain of it at the moment. The proposal is not applied and will not be.
     #[error("the peer does not lead the group")]
     NotLeader,
     /// The group took nothing in. The proposal is not applied and will not be.
@@ -48,9 +47,9 @@ type Complete = Box<dyn FnOnce(Result<Answer, ProposeError>) + Send>;
 
 /// A proposal and the function that is called with its outcome, once.
 ///
-/// - *begun*: it was handed to openraft, and it is not known yet whether it was queued. openraft may drop it right then: it
-///   was refused, or it was queued and the group has ended since. What openraft says is kept until that is known.
-/// - *queued*: what openraft says is its outcome.
+/// - *begun*: it was handed to openraft, and it is not known yet whether it was queued. openraft may drop it right then,
+///   because it was refused, or it was queued and the group has ended since. openraft's answer is kept until that is known.
+/// - *queued*: openraft's answer is its outcome.
 /// - *done*: the function was called.
 pub(super) struct Proposal(Arc<Mutex<Stage>>);
 

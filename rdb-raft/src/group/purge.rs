@@ -1,4 +1,4 @@
-//! Letting go of the log.
+//! Purging the log.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -45,12 +45,11 @@ pub(super) struct Purging {
 
 impl Group {
     /// Purges the log in large strides, and never beyond what the state machine has flushed. Most calls find nothing to do;
-    /// they are cheap. When so much is not flushed that a restart would take long, the state machine is flushed first.
+    /// they are cheap. When so much is unflushed that a restart would take long, the state machine is flushed first.
     ///
-    /// A leader keeps what other members lack, up to `log_bytes_max`, and up to twice as much for one that was not as far at the last
-    /// call. It also keeps what follows a snapshot that is being sent, for an hour at most. One whose appends are still on their way when
-    /// its part of the log is over gets a snapshot. A peer that does not lead keeps 64 MiB at most. What was applied before the start
-    /// does not count.
+    /// A leader keeps what other members lack, up to `log_bytes_max`, and up to twice as much for a member that has advanced since the
+    /// last call. It also keeps what follows a snapshot that is being sent, for at most an hour. A member that still needs appends beyond
+    /// these limits gets a snapshot. A peer that does not lead keeps 64 MiB at most. What was applied before the start does not count.
     ///
     /// # Errors
     ///
@@ -73,7 +72,7 @@ impl Group {
         .await
     }
 
-    /// The last entry that the log has no more. Up to it, what another peer lacks has to come with a snapshot.
+    /// The last purged entry. What another peer lacks up to it has to come with a snapshot.
     pub fn purged(&self) -> Option<LogId> {
         self.raft.metrics().borrow_watched().purged
     }
@@ -164,7 +163,7 @@ impl Group {
         flushed.map_err(PurgeError::Flush)
     }
 
-    /// Waits until openraft knows that so much is flushed: it purges up to its last snapshot, which here is only a position.
+    /// Waits until openraft knows that this much is flushed: it purges up to its last snapshot, which here is only a position.
     async fn build_snapshot(&self, position: LogId) -> Result<(), Ended> {
         let is_built = |metrics: &RaftMetrics| metrics.snapshot >= Some(position);
         loop {
@@ -178,7 +177,7 @@ impl Group {
         }
     }
 
-    /// A purge that was asked for and is not done waits for a stream that has not sent what is to go.
+    /// A requested purge that is not done waits for a stream that has not yet sent the entries.
     fn end_slow_streams(&self, purging: &Purging) {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();

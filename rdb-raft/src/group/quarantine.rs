@@ -1,4 +1,4 @@
-//! Keeping a voter that starts again out of elections.
+//! Keeping a restarted voter out of elections for a while.
 //!
 //! A follower that acknowledges its leader promises to elect nobody else for a lease. openraft keeps that promise in memory
 //! only: a restarted voter would vote at once, while the leader still counts on it and permits reads. So a voter that may
@@ -6,7 +6,7 @@
 //!
 //! - A peer that has never voted has never acknowledged anybody.
 //! - A leader that hands its leadership over releases its followers from their promise.
-//! - The sole voter of a group campaigns by [`super::Group::lead_alone`], which is not held up: nobody else counts on it.
+//! - The sole voter of a group campaigns by [`super::Group::lead_alone`], which does not wait: nobody else counts on it.
 
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -26,7 +26,7 @@ pub(super) struct Quarantine {
 
 impl Quarantine {
     /// The quarantine of a peer that starts now. A sole voter that has never voted does not campaign by the clock either: it
-    /// is told to, and twice at a time would cost a term.
+    /// is told to campaign, and two campaigns at once would cost a term.
     pub(super) fn begin(timing: &Timing, has_voted: bool, is_sole_voter: bool) -> Self {
         let now = Instant::now();
         let is_kept = !Mutant::VoteAtOnce.is_on();
@@ -45,7 +45,7 @@ impl Quarantine {
         }
     }
 
-    /// Whether votes are to be refused.
+    /// Whether to refuse votes.
     pub(super) fn refuses_votes(self) -> bool {
         Instant::now() < self.votes_from
     }

@@ -1,7 +1,7 @@
-//! Ends appends to peers that keep the log for too long.
+//! Ends appends to peers that keep the log from being purged for too long.
 //!
-//! openraft purges nothing that a stream of appends has still to send, however slow the stream is. When a stream ends with an error, it
-//! purges what it was asked to, and sends a snapshot if the peer lacks that.
+//! openraft purges nothing that a stream of appends still has to send, however slow the stream is. When a stream ends with an error,
+//! openraft purges what it was asked to, and sends a snapshot to a peer that lacks those entries.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -35,7 +35,7 @@ pub(super) struct SlowStreams {
 }
 
 impl SlowStreams {
-    /// Ends the streams to a peer that there are. Later ones are not touched.
+    /// Ends the present streams to a peer. Later ones are not touched.
     pub(super) fn end(&self, peer_id: u64) {
         self.ended
             .send_modify(|ended| *ended.entry(peer_id).or_default() += 1);

@@ -1,4 +1,4 @@
-//! What a peer tells of its group, now and whenever it changes.
+//! What a peer reports of its group, now and at every change.
 
 use futures::{Stream, stream};
 use openraft::async_runtime::WatchReceiver;
@@ -46,8 +46,7 @@ pub(super) fn ending(raft: &Raft) -> Ended {
     running.err().unwrap_or(Fatal::Panicked).into()
 }
 
-/// The leader is told only together with its own term. The vote is published once it is durable, and it may be of another
-/// term until then.
+/// A leader is reported only together with its own term. The vote is published once it is durable; until then it may be of another term.
 pub(super) fn leader(vote: &Vote, leader: Option<u64>) -> Leader {
     Leader {
         term: vote.leader_id.term,

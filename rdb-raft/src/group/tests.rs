@@ -1,4 +1,4 @@
-//! What other crates cannot see of a group.
+//! Tests of what other crates cannot see of a group.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -41,7 +41,7 @@ impl Counting {
         Self::of([1, 2].into())
     }
 
-    /// Of peers 1 and 2, some of which vote.
+    /// A group of peers 1 and 2, some of which vote.
     fn of(voters: BTreeSet<u64>) -> Arc<Self> {
         Self::of_members(voters, [1, 2].into())
     }

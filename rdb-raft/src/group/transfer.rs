@@ -48,7 +48,7 @@ pub enum TransferError {
 
 impl Group {
     /// Lets another voter campaign at once. From then on this peer takes no proposals and permits no reads in its term, even
-    /// if the other one does not come to lead.
+    /// if the other one does not become leader.
     ///
     /// # Errors
     ///
@@ -71,11 +71,10 @@ impl Group {
 }
 
 impl Group {
-    /// Hands leadership over as [`Group::transfer_leader`] does: of the voters that were heard of a short time ago and that answer what is
-    /// sent from now on, to the one whose log is the most complete. `None`: this peer does not lead, or there is no such voter. Then it
-    /// leads on.
+    /// Hands leadership over as [`Group::transfer_leader`] does, to the voter with the most complete log among those that were heard of a
+    /// short time ago and that answer from now on. `None`: this peer does not lead, or there is no such voter. Then it leads on.
     ///
-    /// A leader that has handed over before in its term, and leads still, asks nobody: it takes one that was heard of.
+    /// A leader that has handed over before in its term, and still leads, asks nobody: it picks a voter that was heard of.
     ///
     /// # Errors
     ///
@@ -99,8 +98,8 @@ impl Group {
     }
 
     /// Hands leadership over as [`Group::hand_over`] does, if the others can elect a leader without this peer: voters that were heard of a
-    /// short time ago are a quorum. For a peer that takes nothing from others at the moment. Where too many peers are like that, nobody
-    /// could take over, and this one would come to lead again and again.
+    /// short time ago are a quorum. For a peer that takes nothing from others at the moment. If too many peers are like that, nobody could
+    /// take over, and this one would become leader again and again.
     ///
     /// # Errors
     ///
@@ -114,8 +113,8 @@ impl Group {
         self.hand_over().await
     }
 
-    /// Of these voters that answer now, the one whose log is the most complete. One that has not caught up is waited with for a while, in
-    /// which a better one may answer. It gets the rest before it campaigns, if that does not take long.
+    /// The candidate with the most complete log among those that answer now. If it has not caught up, this waits for a while, in which a
+    /// better one may answer. It gets the rest of the log before it campaigns, if that does not take long.
     async fn successor(&self, candidates: &[u64]) -> Result<Option<u64>, TransferError> {
         let asked_at = self.ask_all();
         let answered = |metrics: &RaftMetrics| {
@@ -165,8 +164,8 @@ impl Group {
         self.transfer_leader(peer_id).await
     }
 
-    /// Waits until another peer has answered what is sent from now on, or this one leads no more. A voter that has died within the lease
-    /// would not take over, and this peer would not lead any more either.
+    /// Waits until another peer has answered a message sent from now on, or this one no longer leads. A voter that has died within the
+    /// lease would not take over, and this peer would no longer lead either.
     async fn hear_of(&self, peer_id: u64) -> Result<(), TransferError> {
         let asked_at = self.ask_all();
         let has_answered = |metrics: &RaftMetrics| has_answered(metrics, peer_id, asked_at);
@@ -177,10 +176,10 @@ impl Group {
         Ok(())
     }
 
-    /// Asks all others whether they are there. Returns the time before.
+    /// Asks all other peers whether they are there. Returns the time before that.
     ///
-    /// This is what a read asks that counts on no lease. Heartbeats that are triggered leave out who has answered something a short time
-    /// ago.
+    /// This uses the request of a read that relies on no lease. Triggered heartbeats would skip peers that have answered something a
+    /// short time ago.
     fn ask_all(&self) -> TokioInstant {
         let now = TypeConfig::now();
         let raft = self.raft.clone();
@@ -193,7 +192,7 @@ impl Group {
         now
     }
 
-    /// Waits until something is so, or this peer leads no more, or so much time has passed. Returns what is so then.
+    /// Waits until `is_so`, this peer no longer leads, or `patience` is over. Returns the state at that time.
     async fn watch(
         &self,
         is_so: impl Fn(&RaftMetrics) -> bool + Send,
@@ -215,7 +214,7 @@ impl Group {
     }
 }
 
-/// Of these peers, the one that lacks the fewest entries as far as the leader knows.
+/// The peer that lacks the fewest entries, as far as the leader knows.
 fn most_complete(metrics: &RaftMetrics, peers: impl Iterator<Item = u64>) -> Option<u64> {
     peers.min_by_key(|&peer_id| lacks(metrics, peer_id))
 }

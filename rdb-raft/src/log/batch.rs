@@ -1,4 +1,4 @@
-//! Changes that a device makes together or not at all.
+//! Changes that a device makes atomically.
 
 /// Changes of a device, in order. Their keys and values are in one buffer.
 #[derive(Debug, Clone, Default)]

@@ -10,8 +10,8 @@ use crate::types::{Entry, entry_bytes};
 /// Up to where a group keeps entries that could be read from the device.
 const GROUP_BYTES_MAX: usize = 1 << 20;
 
-/// Up to where a group keeps durable entries that are still to be applied. Beyond that they are read again from the device: a
-/// follower may apply more slowly than its leader sends.
+/// Most bytes of durable entries that a group keeps until they are applied. Beyond that they are read again from the device:
+/// a follower may apply more slowly than its leader sends.
 const UNAPPLIED_BYTES_MAX: usize = 16 << 20;
 
 /// The same as the first for all groups together. A group that appends gives up its own entries only.

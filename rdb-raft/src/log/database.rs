@@ -39,7 +39,7 @@ impl LogDevice for LogDatabase {
 
 fn failed(error: Error) -> io::Error {
     match error {
-        // The log stops, so nobody asks what became of this write.
+        // The log stops, so nobody asks for the fate of this write.
         Error::Undetermined { cause } => io::Error::other(cause),
         Error::DataLoss { .. } => io::Error::new(ErrorKind::InvalidData, error),
         _ => io::Error::other(error),

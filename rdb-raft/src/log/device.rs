@@ -32,7 +32,7 @@ pub trait LogDevice: Send + Sync + 'static {
     /// When the device cannot be read.
     fn get(&self, key: &[u8]) -> io::Result<Option<Bytes>>;
 
-    /// Calls `visit` with the keys from `start` until before `end` and with their values, in order of the keys and as of one
+    /// Calls `visit` with the keys from `start` up to but not including `end` and their values, in key order and as of one
     /// moment, until it breaks.
     ///
     /// # Errors
@@ -40,7 +40,7 @@ pub trait LogDevice: Send + Sync + 'static {
     /// When the device cannot be read.
     fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> io::Result<()>;
 
-    /// The last key of those from `start` until before `end`, and its value.
+    /// The last key from `start` up to but not including `end`, and its value.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What memory knows of the log of one group: where it begins and ends, the vote, and the last entries.
+//! The part of a group's log that is in memory: where the log begins and ends, the vote, and the last entries.
 
 use std::io;
 use std::ops::{ControlFlow, Range};
@@ -19,7 +19,7 @@ pub(super) struct GroupLog {
     state: Mutex<State>,
 }
 
-/// - The log holds the entries from `first_index` until before `end()`, without a hole. It is empty if the two are equal.
+/// - The log holds the entries from `first_index` up to but not including `end()`, without a hole. It is empty if the two are equal.
 /// - `last` is the last entry, or `purged` if there is none.
 /// - `cache` holds the last entries. Those before them are durable, so they can be read from the device.
 struct State {
@@ -91,7 +91,7 @@ impl GroupLog {
         }
     }
 
-    /// Whether it never had entries, nor stood behind any.
+    /// Whether it never had entries, and never began behind any.
     pub(super) fn is_unused(&self) -> bool {
         self.state().last.is_none()
     }

@@ -1,4 +1,4 @@
-//! Whether logs are written.
+//! Whether logs can be written.
 
 use std::io;
 

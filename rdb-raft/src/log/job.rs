@@ -13,8 +13,7 @@ use super::{Batch, keys};
 use crate::encoding;
 use crate::types::{Entry, LogId, TypeConfig, Vote, entry_bytes};
 
-/// Most entries that are truncated one by one. A range delete burdens every later read near it, and most truncations are
-/// short.
+/// Most entries that are truncated one by one. A range delete slows every later read near it, and most truncations are short.
 const POINT_DELETES_MAX: u64 = 1024;
 
 /// About what a change without entries adds to a batch.
@@ -40,7 +39,7 @@ pub(super) enum Job {
         peer_id: Option<u64>,
         noted: oneshot::Sender<io::Result<()>>,
     },
-    /// Leaves nothing of the log, whatever is there.
+    /// Removes everything of the log, in any state.
     Destroy {
         group_id: u64,
         destroyed: oneshot::Sender<io::Result<()>>,

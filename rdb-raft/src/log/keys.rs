@@ -54,7 +54,8 @@ pub(super) fn peer(group_id: u64) -> [u8; 9] {
     of_group(PEER, group_id)
 }
 
-/// The first key of what there is of logs beside their entries, and the first key behind that. A log has entries only if it has a vote.
+/// The first key of the records beside the entries of logs, and the first key behind those records. A log has entries only if it has a
+/// vote.
 pub(super) fn beside_entries() -> ([u8; 1], [u8; 1]) {
     ([VOTE], [PEER + 1])
 }

@@ -26,7 +26,7 @@ struct State {
 }
 
 impl MemoryDevice {
-    /// What a power cut leaves: all that was synced, and up to `batches` of those written after it.
+    /// What a power cut leaves: everything that was synced, and up to `batches` batches written after it.
     pub fn after_power_cut(&self, batches: usize) -> Self {
         let state = self.state();
         let mut left = state.durable.clone();

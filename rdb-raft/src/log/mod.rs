@@ -10,20 +10,20 @@
 //! ```
 //!
 //! A [`LogStore`] changes its group's log in memory at once and queues the same change for the writer. The writer takes what
-//! is queued by all groups, writes it in order as one batch with one sync, and then completes what waits. Nothing is delayed
-//! to fill a batch.
+//! all groups have queued, writes it in order as one batch with one sync, and then completes the waiting changes. Nothing is
+//! delayed to fill a batch.
 //!
 //! # What is promised
 //!
 //! - Changes of a group reach the device in the order in which they were made. So a vote is never less durable than an entry
 //!   appended after it.
 //! - An append or a vote completes only after it is durable.
-//! - A failed write or sync stops the log for good: what is in hand and what comes later fails, and [`LogHealth`] says why.
-//!   A sync that failed is not tried again, since the next may succeed without what the first one lost.
-//! - Who owns a log is noted before its first vote or entry. Another peer does not get it: it would forget what it has promised, or keep
-//!   promises that are not its own.
+//! - A failed write or sync stops the log for good: the batch in hand and all later changes fail, and [`LogHealth`] says
+//!   why. A sync that failed is not tried again, since the next may succeed without what the first one lost.
+//! - The owner of a log is noted before its first vote or entry. No other peer gets the log: it would forget its own promises, or keep
+//!   another peer's.
 //! - Entries that were appended can be read at once, before they are durable. Entries that are not durable are always read
-//!   from memory, and so are those that are not applied, up to a limit.
+//!   from memory, and so are entries that are not applied, up to a limit.
 //!
 //! # What a crash may leave
 //!

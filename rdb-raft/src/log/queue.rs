@@ -1,7 +1,7 @@
-//! The writer's queue: all groups put in, one thread takes out.
+//! The writer's queue: all groups put jobs in, and one thread takes them out.
 //!
-//! It has no bound of its own. What proposals and followers may have in flight bounds the entries in it, and a group waits
-//! for its vote before it asks for anything else.
+//! It has no bound. Its entries are bounded by what proposals and followers may have in flight, and a group waits for its
+//! vote before it asks for anything else.
 
 use std::collections::VecDeque;
 use std::io;

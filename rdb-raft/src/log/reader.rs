@@ -37,7 +37,7 @@ impl LogReader {
         self.log.set_applied(index);
     }
 
-    /// The entries of a range, from the first one that the log holds. It ends early once there are `bytes_max`, but only
+    /// The entries of a range, from the first one that the log holds. It ends early once it has `bytes_max`, but only
     /// after at least one entry.
     async fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
         loop {
@@ -216,7 +216,7 @@ mod tests {
         }
     }
 
-    /// A log of ten entries, of which a change made something else.
+    /// A log of ten entries, modified by a change.
     async fn changed(change: impl FnOnce(&mut Batch)) -> (LogWriter, LogReader) {
         let device = Arc::<MemoryDevice>::default();
         let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();

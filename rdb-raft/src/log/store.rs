@@ -17,7 +17,7 @@ use crate::types::{Entry, LogId, TypeConfig, Vote};
 /// The log of one group, and the only one that changes it.
 ///
 /// A change is made in memory and queued for the writer before its method returns. Only a vote waits until it is durable.
-/// When the writer has stopped, changes fail; memory may then be ahead of the device, which the next open sorts out.
+/// When the writer has stopped, changes fail. Memory may then be ahead of the device; the next open resolves that.
 pub struct LogStore {
     log: Arc<GroupLog>,
     queue: Arc<Queue>,
@@ -52,12 +52,12 @@ impl LogStore {
         Ok(durable)
     }
 
-    /// Whether it never had entries, nor stood behind any. It may have a vote.
+    /// Whether it never had entries, and never began behind any. It may have a vote.
     pub(crate) fn is_unused(&self) -> bool {
         self.log.is_unused()
     }
 
-    /// For whoever has to wait until changes of this log are durable.
+    /// A barrier, to wait until changes of this log are durable.
     pub(crate) fn barrier(&self) -> Barrier {
         Barrier(Arc::clone(&self.queue))
     }

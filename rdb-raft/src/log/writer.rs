@@ -89,7 +89,7 @@ impl LogWriter {
         noted_peer(&*self.shared.device, group_id)
     }
 
-    /// The groups of which there is anything, each with the owner of its log, if that was noted and can be read. May block.
+    /// All groups with any record, each with the owner of its log, if that was noted and can be read. May block.
     pub(crate) fn groups(&self) -> io::Result<BTreeMap<u64, Option<u64>>> {
         let (start, end) = keys::beside_entries();
         let mut groups = BTreeMap::new();
@@ -118,7 +118,7 @@ impl LogWriter {
         durable.await.map_err(ended)?
     }
 
-    /// Removes the log of a group, durably, and its vote, whatever state they are in. Nobody may change the log any more.
+    /// Durably removes the log and the vote of a group, in any state. Nobody may change the log any more.
     pub(crate) async fn destroy_group(&self, group_id: u64) -> io::Result<()> {
         let (destroyed, durable) = oneshot::channel();
         self.shared.queue.push(Job::Destroy {
@@ -226,11 +226,11 @@ impl Worker {
         }
     }
 
-    /// Writes jobs with one sync, and completes them. It syncs truncations and purges, too, though nobody waits for them: after
-    /// a power cut, RocksDB would take unsynced writes at the end of one of its logs and synced ones in the next for damage.
+    /// Writes jobs with one sync, and completes them. It also syncs truncations and purges, although nobody waits for them:
+    /// after a power cut, RocksDB would take unsynced writes at the end of one log and synced ones in the next for damage.
     ///
-    /// The last is completed first. What openraft is told is a high-water mark: the newest append of a group covers the older
-    /// ones, which then wake nobody. Told twice within a microsecond, openraft would sleep for a tick of the clock.
+    /// The last job is completed first. openraft takes completions as a high-water mark: the newest append of a group covers the older
+    /// ones, which then wake nobody. Two completions within a microsecond would make openraft sleep for a tick of the clock.
     fn commit(&mut self, jobs: Vec<Job>) {
         self.batch.clear();
         for job in &jobs {

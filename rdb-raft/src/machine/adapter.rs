@@ -20,14 +20,13 @@ use crate::types::{
     Answer, Content, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, entry_bytes,
 };
 
-/// Most that is applied at once, in entries and in bytes; at least one entry is. It bounds how long an apply holds up the
-/// thread that it runs on.
+/// Most that is applied at once, in entries and in bytes, but at least one entry. It bounds how long an apply blocks its thread.
 const APPLY_ENTRIES_MAX: usize = 256;
 const APPLY_BYTES_MAX: usize = 1 << 20;
 
 /// Feeds a [`StateMachine`] the entries that are committed.
 ///
-/// What is ready is applied at once, on the task of the group. Only what has to read the disk goes to a blocking thread.
+/// Entries are applied immediately, on the task of the group. Only those that have to read the disk go to a blocking thread.
 pub(crate) struct Machine {
     machine: Arc<dyn StateMachine>,
     /// Reader of the group's log. It is told what is applied, which need not stay in memory.
@@ -222,8 +221,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
         if self.user.should_stop() {
             return Err(io::Error::other("the group has ended"));
         }
-        // What conflicts with the snapshot was truncated. If the state were durable and that were not, the next start would find a log
-        // that contradicts the state.
+        // Entries that conflict with the snapshot were truncated. If the state were durable and the truncation were not, the next
+        // start would find a log that contradicts the state.
         self.barrier.pass().await?;
         let installed = spawn_blocking(move || received.install()).await;
         installed.map_err(io::Error::other)??;
@@ -239,8 +238,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Ok(())
     }
 
-    /// A snapshot for another replica, which will have at least what is applied now. While openraft starts, it asks for what a state
-    /// machine in memory would begin with; there is nothing like that.
+    /// A snapshot for another replica, which will have at least what is applied now. While openraft starts, it asks for the initial
+    /// state of an in-memory state machine; there is none here.
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot<SnapshotData>>> {
         if !self.shared.snapshots.has_built() {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! Which part of the log a snapshot on its way needs.
+//! Which part of the log is kept for a snapshot on its way.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long the log is kept after a snapshot was sent. The peer that has got it gets the entries after it meanwhile; else it would need
-/// another snapshot.
+/// How long the log is kept after a snapshot was sent. In that time the peer gets the entries after it; otherwise it would need another
+/// snapshot.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// How long the log is kept for one snapshot at most, whatever becomes of it. A peer that takes longer needs another snapshot.
+/// Longest time that the log is kept for one snapshot. A peer that takes longer needs another snapshot.
 const HOLD_MAX: Duration = Duration::from_secs(3600);
 
 /// The positions of the snapshots that are being sent, or were a short time ago.

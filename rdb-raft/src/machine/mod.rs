@@ -19,12 +19,12 @@ pub(crate) use users::{User, Users};
 
 use crate::types::{Answer, Entry, LogId, StoredMembership};
 
-/// What the entries of a group's log are applied to.
+/// The state machine that the entries of a group's log are applied to.
 ///
-/// All replicas apply the same entries in the same order. So what an entry does has to follow from the entry and the state
-/// alone: not from the time, a limit of this store, or whether somebody waits for an answer.
+/// All replicas apply the same entries in the same order. So the effect of an entry may depend only on the entry and the
+/// state: not on the time, a limit of this store, or whether somebody waits for an answer.
 ///
-/// One thread applies or installs a snapshot at a time. All else may run beside it.
+/// One thread applies or installs a snapshot at a time. All other methods may run concurrently.
 ///
 /// # What a crash may leave
 ///
@@ -34,12 +34,11 @@ use crate::types::{Answer, Entry, LogId, StoredMembership};
 ///
 /// # Failures
 ///
-/// An entry that cannot be carried out, as a swap whose version does not match, is an answer. An error of
-/// [`StateMachine::apply`], or a panic, is a failure of the store, and ends its part in the group: the entry is committed, other replicas
-/// have it, and this one can neither skip nor repeat it. The sole voter of a group goes on permitting reads after
-/// [`ApplyError::Refused`].
+/// An entry that cannot be carried out, such as a swap whose version does not match, gets an answer. An error of [`StateMachine::apply`],
+/// or a panic, is a failure of the store, and ends its part in the group: the entry is committed, other replicas have it, and this one
+/// can neither skip nor repeat it. The sole voter of a group goes on permitting reads after [`ApplyError::Refused`].
 pub trait StateMachine: Send + Sync + 'static {
-    /// Applies entries, all or none, and answers each in order. What answers nobody waits for is up to the state machine.
+    /// Applies entries, all or none, and answers each in order. The state machine may answer anything to entries that nobody waits for.
     ///
     /// # Errors
     ///
@@ -61,8 +60,8 @@ pub trait StateMachine: Send + Sync + 'static {
     /// When it cannot be written.
     fn flush(&self) -> io::Result<()>;
 
-    /// Takes a snapshot for another replica, and says what it is as of. It has all that is applied, and stays as it is while more is
-    /// applied. May block.
+    /// Takes a snapshot for another replica, and says which position it has. It has all that is applied, and stays as it is while
+    /// more is applied. May block.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! Snapshots that are positions.
 //!
-//! A state machine keeps its own state, so openraft needs a snapshot of its own replica only to know how far the log may be purged: up to
-//! what survives a crash without it.
+//! A state machine keeps its own state. So openraft needs a snapshot of the local replica only to know how far the log may be purged: up
+//! to the state that survives a crash without the log.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,8 +11,8 @@ use openraft::storage::RaftSnapshotBuilder;
 use super::{Applied, SnapshotData};
 use crate::types::{Snapshot, SnapshotMeta, TypeConfig};
 
-/// Takes what a state machine has flushed for a snapshot: its position is never what is only applied, since openraft purges
-/// up to it.
+/// Presents the flushed state of a state machine as a snapshot. Its position is never one that is only applied, since
+/// openraft purges up to it.
 ///
 /// It reads nothing. An error would end the group, although a log that is not purged harms nobody.
 #[derive(Clone)]

@@ -16,12 +16,12 @@ pub enum SnapshotData {
     Position,
     /// The state of this replica, for another one.
     Outgoing(Outgoing),
-    /// The state of another replica, all of which has arrived.
+    /// The state of another replica, which has arrived in full.
     Received(Box<dyn ReceivedSnapshot>),
 }
 
-/// A snapshot for another replica, which is taken when that one is ready for it. It has at least what openraft was told. From there on the
-/// log is kept for as long as this is there.
+/// A snapshot for another replica, taken when that replica is ready for it. It has at least what openraft was told. While this exists,
+/// the log is kept from there on.
 pub struct Outgoing {
     machine: Arc<dyn StateMachine>,
     users: Arc<Users>,
@@ -53,7 +53,7 @@ impl Outgoing {
     }
 }
 
-/// Reads a snapshot. The group does not end before it is gone.
+/// Reads a snapshot. The group does not end before this is dropped.
 pub(crate) struct Reading(Option<(Box<dyn SnapshotSource>, User)>);
 
 impl Reading {
@@ -80,7 +80,7 @@ impl Drop for Reading {
     }
 }
 
-/// Takes in a snapshot. The group does not end before it is gone.
+/// Takes in a snapshot. The group does not end before this is dropped.
 pub(crate) struct Incoming {
     pub(crate) sink: Box<dyn SnapshotSink>,
     pub(crate) user: User,
@@ -113,9 +113,9 @@ pub trait SnapshotSink: Send {
     fn complete(self: Box<Self>, applied: &Applied) -> io::Result<Box<dyn ReceivedSnapshot>>;
 }
 
-/// A snapshot of another replica, all of which has arrived.
+/// A snapshot of another replica, which has arrived in full.
 pub trait ReceivedSnapshot: Send {
-    /// Puts it in the place of the state, and makes it survive a crash. May block.
+    /// Replaces the state with it, durably. May block.
     ///
     /// # Errors
     ///

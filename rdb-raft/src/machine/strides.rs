@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What a stride has at least, in bytes or in entries. A purge leaves a range tombstone in the log's database, so that small
-/// ones would pile up.
+/// Smallest stride, in bytes or in entries. A purge leaves a range tombstone in the log's database, so small purges would pile up.
 const STRIDE_BYTES_MIN: usize = 16 << 20;
 const STRIDE_ENTRIES_MIN: usize = 64 << 10;
 
@@ -57,7 +56,7 @@ impl Strides {
         unflushed.count() >= UNFLUSHED_STRIDES_MAX
     }
 
-    /// About how many bytes the entries after an index have. Of a stride that it lies in, all count.
+    /// Upper estimate of the bytes of the entries after an index: the stride that the index lies in counts in full.
     pub(crate) fn bytes_after(&self, index: u64) -> u64 {
         let state = self.lock();
         let strides = state.ends.iter().rev().take_while(|(end, _)| *end > index);
@@ -65,7 +64,7 @@ impl Strides {
         (bytes + state.bytes) as u64
     }
 
-    /// The last end of a stride after which there are at least so many bytes.
+    /// The last end of a stride that has at least `bytes_min` bytes after it.
     pub(crate) fn last_before(&self, bytes_min: u64) -> Option<u64> {
         let state = self.lock();
         let mut bytes = state.bytes as u64;

@@ -1,11 +1,11 @@
-//! Who works on a state machine.
+//! What uses a state machine.
 
 use tokio::sync::watch;
 
-/// What works on the state machine of a group. The group has ended when all of it is gone.
+/// The users of the state machine of a group. The group has ended when all of them are gone.
 pub(crate) struct Users(watch::Sender<bool>);
 
-/// Held by whatever may call the state machine.
+/// Held by everything that may call the state machine.
 pub(crate) struct User(watch::Receiver<bool>);
 
 impl Users {
@@ -17,7 +17,7 @@ impl Users {
         User(self.0.subscribe())
     }
 
-    /// Tells them to stop, and waits until all have.
+    /// Tells them to stop, and waits until all are gone.
     pub(crate) async fn stop(&self) {
         self.0.send_replace(true);
         self.0.closed().await;

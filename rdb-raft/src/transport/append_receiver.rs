@@ -1,5 +1,4 @@
-//! The sessions of a bulk stream: appends that are given to the log of a peer as they come, and answered once they are
-//! durable.
+//! The sessions of a bulk stream: appends go to the log of a peer as they arrive, and are answered once they are durable.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -19,8 +18,8 @@ use super::{ANSWERS_MAX, SESSION_ITEMS_MAX, wire};
 use crate::group::Group;
 use crate::types::TypeConfig;
 
-/// A group has one session on a stream, the latest. An earlier one ends, and what still comes of it is ignored. What it has taken
-/// is waited for, and is counted so long. So the sessions that have not ended are bounded, too, since each has an item.
+/// A group has one session on a stream, the latest. An earlier one ends, and its later messages are ignored. The appends that it has taken
+/// are waited for, and counted until then. Each session that has not ended has such an item, so these sessions are bounded, too.
 struct AppendReceiver {
     incoming: Incoming,
     /// By group.
@@ -60,8 +59,8 @@ impl AppendReceiver {
             let mut answers = Vec::new();
             select! {
                 biased;
-                // First, so that a store which sends on and on gets its answers, and reads them.
-                // It is not closed, since there is a sender here.
+                // First, so that a store that keeps sending gets its answers, and reads them. The channel is not
+                // closed, since there is a sender here.
                 _ = self.answers.recv_many(&mut answers, ANSWERS_MAX) => return Ok(Some(answers)),
                 envelope = self.incoming.envelope() => {
                     let Some(received) = envelope? else {

@@ -31,8 +31,8 @@ type AppendRequest = AppendEntriesRequest<TypeConfig>;
 /// What openraft takes for an answer.
 type Appended = Result<StreamAppendResult<TypeConfig>, RpcError>;
 
-/// Sends what comes from `appends`, and returns the answers in their order. It connects when it is polled for the first time,
-/// and ends after the last answer, or the first that is none of success.
+/// Sends `appends`, and returns the answers in order. It connects when it is polled for the first time, and ends after the
+/// last answer or the first failure.
 pub(super) fn replicate(
     route: Route,
     mut appends: impl Stream<Item = AppendRequest> + Send + Unpin + 'static,
@@ -62,7 +62,7 @@ struct AppendSender<S> {
     route: Route,
     appends: Fuse<S>,
     session: OpenSession<mpsc::Receiver<Answer>>,
-    /// Of the connection.
+    /// What the connection may still send, in bytes.
     room: Arc<Semaphore>,
     next_sequence: u64,
     /// What was sent and has no answer.
@@ -225,7 +225,7 @@ impl<S: Stream<Item = AppendRequest> + Send + Unpin + 'static> AppendSender<S> {
     }
 }
 
-/// The room of what was taken.
+/// The room of the taken request.
 async fn reserve(room: &Arc<Semaphore>, taken: &Option<Taken>) -> OwnedSemaphorePermit {
     let bytes = taken.as_ref().map_or(0, |taken| taken.bytes);
     let bytes = bytes.min(CONNECTION_BYTES_MAX);

@@ -1,4 +1,4 @@
-//! What openraft sends with.
+//! What openraft uses to send.
 
 use std::collections::HashMap;
 use std::future::Future;

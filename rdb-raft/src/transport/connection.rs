@@ -1,4 +1,4 @@
-//! One open connection to another store, and the answers that are waited for on it.
+//! One open connection to another store, and the answers that are due on it.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -25,7 +25,7 @@ pub(super) struct Connection {
     pub(super) urgent: mpsc::Sender<Outgoing>,
     /// What sessions may still send, in bytes.
     pub(super) room: Arc<Semaphore>,
-    /// Whoever waits for answers, by session. `None` once the connection is broken.
+    /// The sessions that wait for answers. `None` once the connection is broken.
     waiting: Mutex<Option<Waiting>>,
     /// Only counts.
     last_session: AtomicU64,

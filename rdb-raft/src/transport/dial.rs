@@ -36,8 +36,8 @@ pub(super) const NO_ADDRESS: &str = "its address is not known";
 pub struct Dialing {
     /// `None`: over TCP, as plain text.
     pub connector: Option<Connector>,
-    /// Shown with each stream, a new one [once it is tried](TokenFile::trying_first). Connections are made anew once it is another one. `None`: who this store is, its certificate says, if
-    /// anything does.
+    /// Shown with each stream, a new one [once it is tried](TokenFile::trying_first). Connections are made again once it has changed.
+    /// `None`: the store is identified by its certificate, if it has one.
     pub token: Option<TokenFile>,
 }
 

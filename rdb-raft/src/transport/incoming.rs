@@ -1,17 +1,17 @@
-//! A stream of another store that was accepted.
+//! An accepted stream of another store.
 //!
 //! # Who is heard
 //!
-//! A peer that was away may be needed by members that came meanwhile: for its vote, and it gets the log from them. So appends,
-//! snapshots, votes and pre-votes are taken from peers that are no members as far as this store knows, if their store has greeted. Raft
+//! A peer that was away may be needed by members that came meanwhile: they need its vote, and it gets the log from them. So appends,
+//! snapshots, votes and pre-votes are also taken from peers that this store does not know as members, if their store has greeted. Raft
 //! compares what they say as always:
 //!
-//! - A *removed* peer does not lead any more, so its appends are of an earlier term.
-//! - It does not disturb either. Neither votes nor pre-votes count while a leader is heard of: followers refuse them for a lease, and a
-//!   leader for as long as a quorum answers it. Without a leader its log lacks what has removed it, which a quorum of the others has. And
-//!   it raises no term: it campaigns only when a quorum of the members that it knows of would vote for it.
-//! - A vote that a leader has asked for passes by the lease, but counts in the next term only, and that leader has suspended its own
-//!   lease. A *transfer*, which asks for such a vote, is taken from members only.
+//! - A *removed* peer no longer leads, so its appends have an earlier term.
+//! - It does not disturb the group either. Votes and pre-votes do not count while there is a leader: followers refuse them for a lease,
+//!   and a leader for as long as a quorum answers it. Without a leader its log lacks the entry that removed it, which a quorum of the
+//!   others has. And it raises no term: it campaigns only when a quorum of the members that it knows of would vote for it.
+//! - A vote that a leader has asked for overrides the lease. But it counts only in the next term, and that leader has suspended its
+//!   own lease. A *transfer*, which asks for such a vote, is taken only from members.
 
 use std::sync::Arc;
 
@@ -56,13 +56,13 @@ fn in_replies(mut answers: Vec<Answer>) -> Vec<Result<Reply, Status>> {
     replies
 }
 
-/// KiB that a stream may hold of what was received and is not answered, beside the last envelope. A store of ours has less.
+/// KiB of received and unanswered data that a stream may hold, beside the last envelope. Our stores send less.
 const HELD_KIB_MAX: usize = CONNECTION_BYTES_MAX >> 10;
 
-/// What comes on a stream, after its greeting.
+/// The messages of a stream, after its greeting.
 ///
-/// What was received is counted until it is answered: in the bytes in flight for other stores, and by stream. While a stream
-/// holds as much as it may, nothing more is taken from it.
+/// What was received is counted until it is answered: in the bytes in flight for other stores, and per stream. Nothing more
+/// is taken from a stream that has reached its limit.
 pub(super) struct Incoming {
     node: Arc<Node>,
     /// The store that has opened it.
@@ -103,7 +103,7 @@ impl Incoming {
     ///
     /// # Errors
     ///
-    /// What the stream is refused with.
+    /// The status that the stream is refused with.
     pub(super) async fn accept(
         request: Request<Messages<Envelope>>,
         identity: StoreIdentity,
@@ -220,8 +220,8 @@ impl Incoming {
     }
 }
 
-/// The group of a request, if the peer that it is for is here. The other one may be unknown here, but if it is known as a member, the
-/// store that sends the request has to be its own.
+/// The group of a request, if the addressed peer is here. The sending peer may be unknown here; but if it is known as a member, the
+/// request must come from its store.
 ///
 /// # Errors
 ///

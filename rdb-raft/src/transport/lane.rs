@@ -1,6 +1,6 @@
-//! What waits to be sent on a stream, and the envelopes that are made of it.
+//! Items that wait to be sent on a stream, and the envelopes that are made of them.
 //!
-//! An envelope is made when the transport asks for one, of all that waits then. Nothing is delayed to fill it.
+//! An envelope is made when the transport asks for one, from the items that wait then. Nothing is delayed to fill it.
 
 use std::sync::Arc;
 
@@ -10,8 +10,7 @@ use rdb_proto::transport::limits::RAFT_ITEMS_MAX;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// An envelope ends with the item that brings it to this size, in bytes. With the largest item it still is below the limit
-/// of a message.
+/// An envelope ends with the item that brings it to this size, in bytes. Even with the largest item it stays below the limit of a message.
 const ENVELOPE_BYTES: usize = 1 << 20;
 
 /// An item that waits.
@@ -43,7 +42,7 @@ pub(super) fn envelopes(
         .take_until(closed.cancelled_owned())
 }
 
-/// An envelope of what waits, and the item that does not fit in any more.
+/// An envelope of waiting items, and the item that no longer fits.
 fn gather(
     first: Outgoing,
     mut waiting: impl FnMut() -> Option<Outgoing>,

@@ -19,19 +19,19 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// The longest wait before another attempt to connect with a new token, while the connection that has shown the old one works.
 const RENEWAL_BACKOFF_MAX: Duration = Duration::from_secs(10);
 
-/// Which attempt in vain is told of. It is made about 17 s after the first, and stores learn of a token sooner.
+/// The failed attempt that is logged. It is made about 17 s after the first, and stores learn of a token sooner.
 const RENEWALS_UNTIL_TOLD: u32 = 10;
 
-/// Which attempt in a row without an address is told of. It is made about 8 s after the first while the store is wanted, and stores learn of addresses with their
-/// heartbeats, so sooner.
+/// The attempt in a row without an address that is logged. It is made about 8 s after the first while the store is wanted, and stores learn
+/// of addresses sooner, with their heartbeats.
 const NAMELESS_UNTIL_TOLD: u32 = 15;
 
-/// The way to a store. Its owner has a task run [`Link::keep`]; all others only use what that one connects.
+/// The way to a store. Its owner runs [`Link::keep`] in a task; all others only use the connections that this makes.
 ///
 /// - *pending*: it connects as soon as somebody wants it, or is about to.
-/// - *up*: it is connected. The connection may have broken a moment ago. When this store gets another token, a connection that has shown
-///   that one takes the place of the one before, and the other store may refuse the old token from then on. Nobody waits for it to be made,
-///   but what is in flight over the one before is lost, as when that breaks.
+/// - *up*: it is connected. The connection may have broken a moment ago. When this store gets a new token, a connection that has shown it
+///   replaces the old connection, and the other store may refuse the old token from then on. Nobody waits for the new connection, but what
+///   is in flight on the old one is lost, as when it breaks.
 /// - *down*: the last attempt or the last connection failed, and the next attempt is not due.
 pub(super) struct Link {
     pub(super) store_id: u64,
@@ -211,7 +211,7 @@ impl Link {
     }
 }
 
-/// What the log was told of attempts in vain since there was a connection.
+/// What was logged of failed attempts since the last connection.
 #[derive(Debug, Default)]
 struct Told {
     last_cause: String,
@@ -220,7 +220,7 @@ struct Told {
 }
 
 impl Told {
-    /// Whether the log is to be told of this cause: once if it repeats. That there is no address is told only when that lasts.
+    /// Whether to log this cause: once if it repeats. A missing address is logged only when that lasts.
     fn takes(&mut self, cause: &str) -> bool {
         if cause == NO_ADDRESS {
             self.nameless = self.nameless.saturating_add(1);

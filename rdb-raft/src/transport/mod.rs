@@ -1,7 +1,7 @@
 //! How the peers of a group reach each other on other stores.
 //!
 //! A store calls each other store on one HTTP/2 connection, which all its groups share, and serves the calls of the others.
-//! On a connection are two streams. The bulk stream carries appends in sessions; the urgent stream carries heartbeats, votes
+//! A connection has two streams. The bulk stream carries appends in sessions. The urgent stream carries heartbeats, votes
 //! and transfers, so that none of them waits behind a large append.
 //!
 //! ```text
@@ -12,43 +12,44 @@
 //!
 //! # What is promised
 //!
-//! - A stream begins with a `Hello` that names the cluster, both stores, their starts and the election timeout. If one of them differs, it
-//!   is refused, and nothing else is sent. So whoever has taken over an address is asked nothing.
-//! - An item is only given to the peer that it names. Answers belong to the item with their session and sequence.
+//! - A stream begins with a `Hello` that names the cluster, both stores, their starts and the election timeout. If one of them differs,
+//!   the stream is refused, and nothing else is sent. So another process that has taken over an address is sent nothing more.
+//! - An item is given only to the peer that it names. An answer belongs to the item with the same session and sequence.
 //! - Votes pass through the quarantine of the group, see [`Group::vote`](crate::group::Group::vote).
 //! - Everything is bounded. A session has [`SESSION_ITEMS_MAX`] items or [`SESSION_BYTES_MAX`] unanswered, a connection
-//!   [`CONNECTION_BYTES_MAX`]. Beyond that nothing is taken from openraft, so a store that stands still costs its leader no
-//!   memory. One that answers nothing for an election timeout loses its sessions. The store that serves counts what it has
-//!   received until it has answered, in bytes in flight that are apart from those of clients: a store full of puts that wait
-//!   for others still takes what the others send. It takes no more from a stream that holds [`CONNECTION_BYTES_MAX`].
+//!   [`CONNECTION_BYTES_MAX`]. Beyond that nothing is taken from openraft, so a stalled store costs its leader no memory. A
+//!   store that answers nothing for an election timeout loses its sessions. The serving store counts what it has received
+//!   until it has answered, in bytes in flight separate from those of clients: a store full of puts that wait for other
+//!   stores still takes what those send. It takes no more from a stream that holds [`CONNECTION_BYTES_MAX`].
 //! - Nothing is sent twice. What is lost is lost: openraft asks again.
 //! - Snapshots go another way, see `snapshot.rs`.
 //! - Tasks end with their owners: those that connect with the [`Transport`], those that answer a session with its stream.
 //!
 //! # Starts of stores
 //!
-//! A store that comes back with an older data directory has forgotten votes that it has given and entries that it has
-//! acknowledged. So every start that the placement driver accepts has a number, which the directory keeps, and both sides of a
-//! stream say theirs before anything else. [`Starts`] has what a store remembers of the others.
+//! A store that comes back with an older data directory has forgotten votes and acknowledged entries. So every start that the
+//! placement driver accepts has a number, which the directory keeps, and both sides of a stream name theirs first. [`Starts`]
+//! is what a store remembers of the others.
 //!
-//! - Whoever has met a start of a store takes nothing from an earlier one: neither items, nor answers, votes among them. It is
-//!   remembered durably before the stream is accepted. Streams of the earlier one end.
-//! - The store that calls says which start of the other one it has met. So a store learns that its directory is old from the
-//!   first store that knows better, whichever of the two calls. It then ends for good, and its directory is to note that.
-//! - A store greets all others with which it has a group as soon as they are there: when it starts, and again when its start was
-//!   accepted. So others know of a start soon after that, and an old directory mostly meets somebody who knows before its
-//!   quarantine is over.
+//! - A store that has met a start of another takes nothing from an earlier one: no items and no answers, votes included. It
+//!   remembers the start durably before it accepts the stream. Streams of the earlier one end.
+//! - The calling store says which start of the other one it has met. So a store learns that its directory is old from the
+//!   first store that knows better, no matter which of the two calls. It then ends for good, and its directory notes that.
+//! - A store greets all others with which it has a group as soon as they can be reached: when it starts, and again when its
+//!   start was accepted. So others know of a start soon after that, and an old directory mostly meets a store that knows before
+//!   its quarantine is over.
 //!
 //! This does not rule out:
 //!
 //! - A copy of the directory as it was during the present start, such as a disk snapshot: it has the same number.
 //! - An older directory that meets only stores that do not know better: all that met the later start are down, or are older
 //!   themselves. Only the placement driver knows then; it refuses the store once it answers.
-//! - Two processes with copies of one directory of which none was accepted since. The placement driver accepts one of them.
+//! - Two processes with copies of one directory, neither of which has been accepted since the copy. The placement driver
+//!   accepts one of them.
 //!
-//! A group does not wait with its first vote until somebody has confirmed the start. Its votes only count where the start was
-//! compared, so a confirmation by a third store would add little. Stores that all start together while no placement driver
-//! answers know no more than the others, and have to come up. And the placement driver may take 20 s to accept an ordinary restart.
+//! A group does not delay its first vote until somebody has confirmed the start. Its votes only count where the start was compared,
+//! so a confirmation by a third store would add little. Stores that start together while no placement driver answers cannot confirm
+//! each other, and still have to come up. And the placement driver may take 20 s to accept an ordinary restart.
 //!
 //! # Pipelining and the lease
 //!
@@ -59,9 +60,9 @@
 //!
 //! Therefore a session passes an answer on only if no later request with the same last log id is unanswered. Otherwise it
 //! passes on that all entries but the last one are acknowledged, which is below that log id; the answer to the later request
-//! says the rest. openraft notes a request in the moment in which the session takes it, so the session knows all of them. If
-//! the later answer never comes, the rest is not passed on, and if it is a refusal, the refusal is passed on alone. So whatever
-//! openraft takes for acknowledged, the follower has answered. A heartbeat has a session to itself.
+//! says the rest. openraft notes a request at the moment the session takes it, so the session knows all of them. If the later
+//! answer never comes, the rest is not passed on, and if it is a refusal, the refusal is passed on alone. So openraft takes
+//! nothing for acknowledged that the follower has not answered. A heartbeat has a session to itself.
 
 mod address_book;
 mod append_receiver;

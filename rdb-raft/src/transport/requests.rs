@@ -1,4 +1,4 @@
-//! The items of an urgent stream, each served by itself.
+//! The items of an urgent stream, each served independently.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What other stores call.
+//! The service that other stores call.
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};

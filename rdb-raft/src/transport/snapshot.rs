@@ -1,15 +1,15 @@
 //! Snapshots on their way between stores.
 //!
-//! Each has a connection to itself, which ends with it, so that appends and votes never wait for it.
+//! Each has its own connection, which ends with it, so that appends and votes never wait for it.
 //!
-//! - A store sends and receives few at a time. A store that has a place and space for one accepts it, and only then it is taken. One that
-//!   is not accepted, or is given up on its way, is tried again with a growing delay.
-//! - All that a store sends together has a bounded rate.
-//! - One in which nothing moves for [`PATIENCE`] is given up, at both ends. While the peer installs what it has got, it says so, for some
+//! - A store sends and receives few at a time. A snapshot is taken only after the receiving store has accepted it, which needs a place
+//!   and disk space. One that is not accepted, or is given up on its way, is tried again with a growing delay.
+//! - The total rate at which a store sends snapshots is bounded.
+//! - A snapshot that makes no progress for [`PATIENCE`] is given up, at both ends. While the peer installs it, it says so, for some
 //!   minutes at most.
-//! - It is as of when the peer was a member, on its store. Neither end takes another one: a leader that has not yet applied what has added the
-//!   peer asks nobody, and tries again.
-//! - The state machine is read as the connection takes its chunks. Of a snapshot there are a few chunks in memory at either end.
+//! - It is from a time when the peer was a member, on its store. Neither end takes another one: a leader that has not yet applied the
+//!   membership that added the peer asks nobody, and tries again.
+//! - The state machine is read as the connection takes its chunks. Each end has a few chunks of a snapshot in memory.
 //! - It ends with the leadership, and with the group at either end.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,7 +67,7 @@ impl Sending {
         place.expect("nobody closes it")
     }
 
-    /// Waits until so many bytes may be sent.
+    /// Waits until `bytes` more may be sent.
     pub(super) async fn pace(&self, bytes: usize) {
         let takes = Duration::from_secs(1) * bytes as u32 / BYTES_PER_SECOND as u32;
         let due = {

@@ -34,7 +34,7 @@ pub(super) type Replies = BoxStream<'static, Result<SnapshotReply, Status>>;
 ///
 /// # Errors
 ///
-/// What it is refused with.
+/// The refusal.
 pub(super) async fn receive(
     request: Request<Messages<SnapshotPart>>,
     identity: StoreIdentity,
@@ -82,7 +82,7 @@ pub(super) async fn receive(
     Ok(replies(received.boxed()))
 }
 
-/// Says now and then that the snapshot is still being received, and in the end what has become of it.
+/// Says now and then that the snapshot is still being received, and at the end the result.
 fn replies(received: BoxFuture<'static, Result<Vote, Status>>) -> Replies {
     let replies = stream::unfold(Some(received), |received| async {
         let mut received = received?;

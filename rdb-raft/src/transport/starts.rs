@@ -60,7 +60,7 @@ impl Starts {
         })
     }
 
-    /// Notes the start of this store once its directory has kept it. Connections are made anew, so that others meet it.
+    /// Notes the start of this store once its directory has kept it. Connections are made again, so that others meet it.
     pub async fn set_own(&self, start: u64) {
         let is_later = self.own.send_if_modified(|own| {
             let is_later = start > *own;
@@ -141,7 +141,7 @@ impl Starts {
     async fn write(&self, mut kept: OwnedMutexGuard<BTreeMap<u64, u64>>) -> io::Result<()> {
         let (own, met) = (self.own(), self.met.borrow().clone());
         let keep = Arc::clone(&self.keep);
-        // Whoever waits may be gone before it is done. The lock stays.
+        // The caller may be gone before this is done. The lock is held until then.
         let written = spawn_blocking(move || {
             keep(own, &met)?;
             *kept = met;

@@ -1,7 +1,7 @@
 //! openraft's messages on the wire and back.
 //!
-//! Nothing that comes in is believed to be well formed. A peer that asks is the candidate or the leader it speaks for, so its
-//! votes are made of its id and its term.
+//! Nothing that comes in is assumed to be well formed. A peer that asks is itself the candidate or leader, so its vote is
+//! made from its id and term.
 
 use bytes::Bytes;
 use openraft::raft::{
@@ -197,7 +197,7 @@ pub(super) fn appended(result: StreamAppendResult<TypeConfig>) -> Outcome {
     }
 }
 
-/// What became of the append that follows `previous` and ends with `last`.
+/// The result of the append that follows `previous` and ends with `last`.
 pub(super) fn read_appended(
     outcome: Outcome,
     previous: Option<LogId>,
