@@ -1,9 +1,8 @@
 //! The messages of `kvrpc.KvBatch`, with their size on the wire.
 //!
 //! A queue charges the size of the message, since everything that was decoded from it shares its buffer: a part keeps the
-//! whole buffer alive. A decoded command takes far more memory than the two bytes that it may have on the wire. So the
-//! transport refuses a message of more than [`BATCH_COMMANDS_MAX`](crate::transport::limits::BATCH_COMMANDS_MAX) commands
-//! while it arrives.
+//! whole buffer alive. A command may have two bytes on the wire, and far more in memory. So the transport refuses a
+//! message of more than [`BATCH_COMMANDS_MAX`](crate::transport::limits::BATCH_COMMANDS_MAX) commands while it arrives.
 //!
 //! The server of these streams is here, too: a generated one keeps buffers as large as the largest message for as long as a
 //! stream is open.

@@ -45,7 +45,7 @@ impl Fault {
         }
     }
 
-    /// A request that is wrong whatever the state of the server. Such a request is never applied.
+    /// A request that is wrong in any state of the server. It is never applied.
     pub fn invalid_argument(
         field: &'static str,
         limit: Option<u64>,
@@ -103,7 +103,7 @@ impl From<kvrpc::Fault> for Status {
 }
 
 fn status(code: Code, error: &errorpb::Error) -> Status {
-    // The message stands in the status line of the response already; here it would only take room.
+    // The message is already in the status line of the response; here it would only take room.
     let rich = tonic_types::Status {
         code: code.into(),
         message: String::new(),

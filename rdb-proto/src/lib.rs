@@ -2,7 +2,7 @@
 //!
 //! The modules [`metapb`], [`errorpb`], [`pdpb`], [`kvrpc`], [`raftpb`], [`adminpb`] and [`authpb`] are generated from the files under
 //! `proto/`, which are the reference for every message and field; all `bytes` fields decode to [`bytes::Bytes`] that share the
-//! message's buffer. Beside them stand:
+//! message's buffer. Beside them are:
 //!
 //! - small pure helpers on the generated types: [`region`], [`error`], [`response`], [`point`], [`batch`];
 //! - the tables of commands: [`point_commands`], [`data_commands`];
@@ -11,9 +11,9 @@
 //! - who may do what: [`auth`];
 //! - the transport that servers and clients share: [`transport`];
 //! - what both servers share beside it, with the feature `process`: the shell of a process and its status pages (in [`transport`]),
-//!   what is written down of calls (`audit`), and what is sent to a collector (`spans`).
+//!   the audit log of calls (`audit`), and what is sent to a collector (`spans`).
 //!
-//! This crate knows nothing of storage and routing, and of the cluster only the words.
+//! This crate knows nothing of storage and routing, and only the vocabulary of the cluster.
 
 #![forbid(unsafe_code)]
 

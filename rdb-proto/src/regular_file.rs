@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Reads a regular file, but no more than `bytes_max` bytes. Anything else, e.g. a pipe, has nothing the second time: it is refused, and
-/// not waited for.
+/// Reads a regular file, but no more than `bytes_max` bytes. Anything else, e.g. a pipe, cannot be read a second time: it is refused
+/// without waiting.
 pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    // Before it is opened: whoever writes to a pipe would go on.
+    // Checked before it is opened: opening a pipe would let its writer go on.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other(
             "it is no regular file, so it cannot be read again",

@@ -1,10 +1,11 @@
-//! Which commands or calls are slow, how many were, and whose turn it is to be told of in the log.
+//! Which commands or calls are slow, how many there were, and which of them the log names.
 //!
-//! The two servers write the lines: they know the parts of the time that a command took.
+//! The two servers write the lines, since they know where the time of a command went.
 //!
 //! Invariants:
-//! - What is not slow costs one comparison, and the tag of one key for each call or batch of writes. The lock is taken for what is slow only.
-//! - A key is never in the log. Its hash has a seed that only the process knows, so nobody can find the key by trying some.
+//! - A command that is not slow costs one comparison; each call or batch of writes also costs the tag of one key. The lock is taken only
+//!   for slow ones.
+//! - A key is never in the log. The seed of its hash is known only to the process, so nobody can find the key by trying candidates.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, PoisonError, TryLockError};
@@ -24,11 +25,11 @@ pub struct SlowLog {
     hashes: RandomState,
     slow: Counter,
     line: Mutex<RareLine>,
-    /// Held by the thread that writes the line. Nobody waits for it: whoever reads the log may hold it up.
+    /// Held by the thread that writes the line. Nobody waits for it, since a slow reader of the log may block that thread.
     writing: Mutex<()>,
 }
 
-/// How many bytes of the beginning of a key, and of its end, its hash is made of. So a key that breaks every limit costs no more.
+/// How many bytes of a key's beginning, and of its end, go into its hash. So a key that breaks every limit costs no more.
 const HASHED_BYTES: usize = 64;
 
 /// What the log tells of a key.
@@ -36,8 +37,7 @@ const HASHED_BYTES: usize = 64;
 pub struct KeyTag {
     /// Its length in bytes.
     pub bytes: usize,
-    /// The same for the same key for as long as the process runs; it is of the length and both ends of the key. `None`: it is not
-    /// known.
+    /// A hash of the length and both ends of the key, the same for one key while the process runs. `None`: it is not known.
     pub hash: Option<u32>,
 }
 
@@ -50,7 +50,7 @@ impl SlowLog {
         }
     }
 
-    /// Whether something that took so long is slow.
+    /// Whether a command or call that took this long is slow.
     pub fn is_slow(&self, took: Duration) -> bool {
         self.threshold.is_some_and(|threshold| took >= threshold)
     }
@@ -67,8 +67,8 @@ impl SlowLog {
         }
     }
 
-    /// Counts `count` that were slow together, and calls `write` if it is their turn to be told of, with the number of those that
-    /// were left out since the last turn. One of `count` is told of. While another thread writes, all are left out.
+    /// Counts `count` commands that were slow together. If a line is due, calls `write` with the number of those left out since
+    /// the last line; the line names one of `count`. While another thread writes, all are left out.
     pub fn tell(&self, now: Instant, count: u64, write: impl FnOnce(u64)) {
         self.slow.add(count);
         let writing = self.writing.try_lock();

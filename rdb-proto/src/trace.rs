@@ -6,8 +6,7 @@
 //! A context that cannot be read counts as none, as the specification asks for. `tracestate` is not taken: it belongs to the tools
 //! of the caller, nothing here reads it, and it can have 512 bytes for each command.
 //!
-//! The client has [`TraceContext`] in its interface. So what only transports need are functions beside it: no type of HTTP is in its
-//! methods.
+//! [`TraceContext`] is in the client's interface, so its methods have no types of HTTP. What only transports need are functions beside it.
 
 use std::fmt;
 use std::str::FromStr;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::AuditKey;
 use crate::transport::tls::PeerIdentity;
 
-/// Most bytes of a user's name, of what was asked for and of a cause that an event keeps.
+/// Most bytes that an event keeps of a user's name, of a request and of a cause.
 pub(super) const TEXT_BYTES_MAX: usize = 256;
 
 /// Whose call an event is about.
@@ -21,21 +21,21 @@ pub struct AuditCaller {
     pub peer: Option<SocketAddr>,
 }
 
-/// Which events find room when many wait: the greater one for longer.
+/// Which events find room when many wait: greater ranks find room for longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AuditRank {
-    /// A refusal of a caller, and whatever else everybody can make as many of as they like.
+    /// A refusal of a caller, or anything else that everybody can cause without limit.
     Refusal,
     /// A write that its caller had the right to.
     Write,
-    /// A call for administrators that was not refused for who its caller is, or one that may have made the first of them.
+    /// An administrative call whose caller was not refused, or a call that may have made the first administrator.
     Administrative,
 }
 
-/// Something that somebody has asked for, and what became of it.
+/// A request of a caller, and its outcome.
 #[derive(Debug, Clone)]
 pub struct AuditEvent {
-    /// What it is dropped before.
+    /// Events of lower rank are dropped first.
     pub rank: AuditRank,
     /// Who.
     pub caller: AuditCaller,
@@ -53,7 +53,7 @@ pub struct AuditEvent {
     pub key: Option<AuditKey>,
     /// Where a range ends.
     pub end_key: Option<AuditKey>,
-    /// What became of it, see [`outcome_of`](super::outcome_of). Commands have those of `flaredb_commands_total`, too.
+    /// The outcome, see [`outcome_of`](super::outcome_of). Commands also have the outcomes of `flaredb_commands_total`.
     pub outcome: &'static str,
     /// Why, without keys and values. Empty: there is nothing to say.
     pub cause: Cow<'static, str>,

@@ -1,13 +1,13 @@
-//! The file of the audit log: appended to, rotated by its size, and begun anew when somebody else has renamed it.
+//! The file of the audit log. It is appended to, rotated by size, and created anew when somebody else has renamed it.
 //!
-//! Rotation renames FILE to FILE.1, FILE.1 to FILE.2 and so on; what was FILE.5 is gone. Where that fails, the file goes on to grow. FILE
-//! is first renamed to FILE.0, so that nothing is moved, and lost in the end, when it is FILE that stays where it is. A process that is
-//! killed there leaves FILE.0 behind, which the next rotation takes with it.
+//! Rotation renames FILE to FILE.1, FILE.1 to FILE.2 and so on; the old FILE.5 is gone. If that fails, the file keeps growing. FILE is
+//! first renamed to FILE.0: if FILE cannot be renamed, no older file is moved, and in the end lost, for nothing. A process that is killed
+//! in between leaves FILE.0 behind, and the next rotation includes it.
 //!
-//! The file is locked while it is written to, so that no two processes write and rotate it.
+//! The file is locked while it is written, so that two processes never write and rotate it at once.
 //!
-//! What stands in a file is whole lines. A write that fails within a line is taken back to its beginning; if that fails, too, or the process
-//! was killed there, the next line begins on one of its own.
+//! A file has whole lines. If a write fails within a line, the file is cut back to the beginning of that line; if that fails, too, or the
+//! process was killed there, the next event begins on a new line.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -114,7 +114,7 @@ impl Opened {
         })
     }
 
-    /// Writes the lines, or as many whole ones as it takes. Returns the bytes of those.
+    /// Writes the lines, or as many whole ones as the file takes. Returns how many bytes those have.
     fn append(&mut self, lines: &[u8]) -> (usize, io::Result<()>) {
         if self.is_torn {
             if let Err(error) = (&self.file).write_all(b"\n") {
@@ -238,7 +238,7 @@ impl LogFile {
         }
     }
 
-    /// Has a file ready for so many more bytes. It may be another one than before.
+    /// Makes the file ready for `bytes` more bytes. This may open another file.
     pub(super) fn prepare(&mut self, bytes: usize) -> Result<(), Failure> {
         self.follow()?;
         if self.is_due(bytes)? {
@@ -301,7 +301,7 @@ impl LogFile {
         std::mem::replace(&mut open.file, file)
     }
 
-    /// Opens the file anew if there is another one by its name, or none.
+    /// Opens the file again if its name now belongs to another file, or to none.
     fn follow(&mut self) -> Result<(), Failure> {
         if let Some(open) = &mut self.open {
             let is_gone = match fs::symlink_metadata(&self.path) {
@@ -354,8 +354,7 @@ impl LogFile {
         self.reopen()
     }
 
-    /// Renames FILE.0 to FILE.1 and so on, up to the first number that no file has: when one stays where it is, trying again loses no
-    /// further one.
+    /// Renames FILE.0 to FILE.1 and so on, up to the first unused number. So if a file cannot be renamed, retries lose no further file.
     fn shift(&self) -> io::Result<()> {
         let is_missing = |number: &u32| {
             let found = fs::symlink_metadata(self.rotated(*number));
@@ -374,7 +373,7 @@ impl LogFile {
         name.into()
     }
 
-    /// A name that a power cut takes away costs less than a log that stands still.
+    /// Losing a name in a power cut costs less than a stalled log.
     fn sync_directory(&self) {
         if let Ok(directory) = File::open(directory(&self.path)) {
             let _ = directory.sync_all();

@@ -1,11 +1,11 @@
-//! What the audit log says of a key, and the secret that makes it so that nobody can guess.
+//! The hash of a key in the audit log, and the secret that keeps anybody from guessing the key.
 //!
-//! The hash of a key is the first 8 bytes of its HMAC-SHA-256. The secret, 256 random bits as hex digits, is in a file beside the log, which
-//! the process makes when there is none. So lines of all files of a log can be compared, whichever start of the process has written them;
-//! whoever has the secret can ask for one key, with any tool for HMAC; and whoever has the lines alone cannot go through a
-//! dictionary of keys. Servers whose secret files have the same content write the same hashes.
+//! The hash of a key is the first 8 bytes of its HMAC-SHA-256. The secret, 256 random bits as hex digits, is in a file beside the log,
+//! which the process makes when there is none. So lines of all files of a log can be compared, also across restarts. With the secret and
+//! any tool for HMAC one can look for a given key; with the lines alone nobody can try a dictionary of keys. Servers whose secret files
+//! have the same content write the same hashes.
 //!
-//! The file is locked for as long as the process runs. That keeps a second process from writing into the same log.
+//! The file is locked for as long as the process runs. So no second process writes to the same log.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(mode.permissions().mode() & 0o777, 0o600);
     }
 
-    /// Of RFC 4231, test case 1, by a secret with as many zero bytes behind it, which HMAC adds itself.
+    /// Test case 1 of RFC 4231. The secret is padded with zero bytes, as HMAC does itself.
     #[test]
     fn the_hash_is_what_other_tools_make() {
         let directory = tempfile::tempdir().expect("it can be written");

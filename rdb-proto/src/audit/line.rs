@@ -33,7 +33,7 @@ impl Lines {
         }
     }
 
-    /// What became of a call or a command.
+    /// The outcome of a call or a command.
     pub(super) fn event(&self, at: SystemTime, event: &AuditEvent, lines: &mut Vec<u8>) {
         let caller = &event.caller;
         self.line(at, lines, |members| {
@@ -141,8 +141,8 @@ impl Members<'_> {
     }
 }
 
-/// Writes a text from anywhere as a string of JSON. What could move the cursor of a terminal or turn the order of letters around is
-/// escaped, too, so that a name cannot look like something else.
+/// Writes any text as a JSON string. Characters that could move a terminal's cursor or reverse the order of letters are escaped,
+/// too, so that a name cannot look like something else.
 fn escape(text: &str, line: &mut Vec<u8>) {
     line.push(b'"');
     for letter in text.chars() {

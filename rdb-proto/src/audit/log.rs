@@ -1,4 +1,4 @@
-//! The end of the audit log that events are noted at.
+//! The sending end of the audit log, where events are noted.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -31,7 +31,7 @@ pub struct AuditOptions {
     pub origin: Origin,
     /// From how many bytes on a file is rotated.
     pub file_bytes_max: u64,
-    /// Whether writes are noted that were not refused for want of a right.
+    /// Whether writes are noted that were not refused for lack of a right.
     pub notes_writes: bool,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Shared {
     pub(super) notes_writes: bool,
     /// Events that found no room, or that could not be written before the end.
     pub(super) dropped: Counter,
-    /// Those of them that were refusals and found no room.
+    /// How many of them were refusals without room.
     pub(super) dropped_refusals: Counter,
     pub(super) written: Written,
     /// How often something did not work.
@@ -98,7 +98,8 @@ impl AuditLog {
     ///
     /// # Errors
     ///
-    /// Those of [`open_beside`](Self::open_beside) that the path has. What another process writes shows only when it is opened.
+    /// The errors of [`open_beside`](Self::open_beside) that the path alone causes. Whether another process writes to the file
+    /// shows only when it is opened.
     pub fn check_beside(data_dir: &Path, path: &Path) -> Result<(), AuditError> {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         if absolute(path).starts_with(absolute(data_dir)) {
@@ -165,7 +166,7 @@ impl AuditLog {
         }
     }
 
-    /// What is told of `key`.
+    /// What the log says of `key`.
     pub fn key(&self, key: &[u8]) -> AuditKey {
         self.0.hasher.key(key)
     }
@@ -210,7 +211,7 @@ impl AuditLog {
     ///
     /// # Errors
     ///
-    /// Those of the exposition only.
+    /// Only those of the exposition.
     pub(crate) fn write_to(log: Option<&Self>, exposition: &mut Exposition<'_>) -> fmt::Result {
         let count = |of: fn(&Shared) -> &Counter| log.map_or(0, |log| of(&log.0).get());
         exposition.counter(

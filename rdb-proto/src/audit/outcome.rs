@@ -1,4 +1,4 @@
-//! What became of a call, in a word.
+//! The outcome of a call, in a word.
 
 use tonic::Code;
 

@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use super::{AuditEvent, AuditRank};
 
-/// Most events that wait, beside as many that the writer has taken.
+/// Most events that wait. The writer may have taken as many again.
 pub(super) const QUEUE_EVENTS_MAX: usize = 16 << 10;
 
-/// Most events that wait when a refusal is offered. Whoever may sign in can make refusals as fast as a server takes calls.
+/// Most events that wait when a refusal is offered. Anybody who can sign in can cause refusals as fast as a server takes calls.
 pub(super) const REFUSALS_MAX: usize = QUEUE_EVENTS_MAX / 2;
 
 /// Most events that wait when a write is offered. What is left is for administrative calls.
@@ -32,9 +32,9 @@ pub(super) struct Noted {
     pub(super) event: AuditEvent,
 }
 
-/// A queue with one taker. Nobody who offers waits: its lock is held for some instructions.
+/// A queue with one taker. Offering never waits: the lock is held only for some instructions.
 ///
-/// It is open; then ending, when what it has is still taken; then ended, when nothing is offered any more. [`end`](Self::end) moves it on
+/// It is open; then ending, while what it has is still taken; then ended, when it takes no more offers. [`end`](Self::end) moves it on
 /// first, and [`take`](Self::take) once it is empty.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -45,7 +45,7 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     events: VecDeque<Noted>,
-    /// The taker waits for an event. Who offers the first one wakes it.
+    /// The taker waits for an event, and the first offer wakes it.
     is_waited_for: bool,
     is_ending: bool,
     has_ended: bool,

@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use x509_cert::der::DateTime;
 
-/// Writes a time as RFC 3339 has it, in UTC and with milliseconds. One before 1970 is written as the beginning of 1970, and one after 9999
-/// as the end of that year.
+/// Writes a time in the form of RFC 3339, in UTC and with milliseconds. One before 1970 is written as the beginning of 1970, and one after
+/// 9999 as the end of that year.
 pub(super) fn write(at: SystemTime, line: &mut Vec<u8>) {
     let since_epoch = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     let whole = DateTime::from_unix_duration(since_epoch).unwrap_or(DateTime::INFINITY);

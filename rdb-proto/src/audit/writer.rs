@@ -1,9 +1,9 @@
 //! The thread that writes the audit log.
 //!
 //! It takes all that waits at once and writes it in pieces of up to [`PIECE_BYTES`]. So the operating system has every line as soon as
-//! nothing waits any more, and the disk within [`SYNC_INTERVAL`], also at each rotation and at the end.
+//! nothing waits any more. Lines are synced to the disk within [`SYNC_INTERVAL`], at each rotation, and at the end.
 //!
-//! What cannot be written is kept and tried again. Meanwhile events gather in the queue, and then are dropped.
+//! What cannot be written is kept and tried again. Meanwhile events gather in the queue; when it is full they are dropped.
 
 use std::collections::VecDeque;
 use std::io;
@@ -68,8 +68,8 @@ impl Drop for AuditWriter {
     }
 }
 
-/// Ends the writer, where there is one. The process has begun to close its storage at `closing_began`, and has a bounded time for both:
-/// a writer whose disk does not answer is left behind.
+/// Ends the writer, if there is one. The process has begun to close its storage at `closing_began`, and has a bounded time for both: a
+/// writer whose disk does not answer is left behind.
 pub async fn end(writer: Option<AuditWriter>, closing_began: tokio::time::Instant) {
     let Some(writer) = writer else {
         return;
@@ -91,7 +91,7 @@ pub(super) struct Writer {
     piece: Vec<u8>,
     /// The first of them tells of the file that it begins.
     is_headed: bool,
-    /// Events of which there is no line yet.
+    /// Events that have no line yet.
     taken: VecDeque<Noted>,
     /// How many events were dropped when a line said so last.
     told_dropped: u64,
@@ -203,7 +203,7 @@ impl Writer {
         })
     }
 
-    /// Has a file begin with a line about it, also when it was tried before in vain.
+    /// Begins a file with a line about it, also when an earlier attempt failed.
     fn tell_of_file(&mut self) {
         if self.is_headed || !self.file.is_begun_anew() {
             return;

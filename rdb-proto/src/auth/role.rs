@@ -16,9 +16,9 @@ pub enum Permission {
 /// Which keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Keyspace {
-    /// Those of raw puts and gets.
+    /// The keys of raw puts and gets.
     Raw,
-    /// Those of compare-and-swap.
+    /// The keys of compare-and-swap.
     Versioned,
 }
 

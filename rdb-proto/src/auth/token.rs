@@ -1,4 +1,4 @@
-//! Tokens: what a caller shows to be taken for a user.
+//! Tokens: what a caller shows to prove which user it is.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ const PREFIX: &str = "flaredb_";
 
 /// A secret that is worth a user's rights: 256 random bits, written as `flaredb_` and 64 lower-case hexadecimal digits.
 ///
-/// [`Display`](fmt::Display) shows it, for whoever is to have it. [`Debug`] never does.
+/// [`Display`](fmt::Display) shows the secret. [`Debug`] never does.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token([u8; TOKEN_BYTES]);
 
@@ -153,7 +153,7 @@ mod tests {
     #[cfg(feature = "process")]
     #[test]
     fn the_hash_is_the_sha_256_of_the_bytes() {
-        // Of 32 zeros.
+        // The SHA-256 of 32 zero bytes.
         let expected = "66687aadf862bd776c8fc18b8e9f8e20089714856ee233b3902a591d0d5f2925";
         let hash = Token([0; TOKEN_BYTES]).hash();
         assert_eq!(from_hex(expected.as_bytes()), Some(hash));

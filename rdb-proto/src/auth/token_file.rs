@@ -13,7 +13,7 @@ use tonic::Request;
 use super::token::{InvalidToken, Token};
 use crate::regular_file;
 
-/// How often a file is looked at that is in use.
+/// How often a file in use is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Longest file that is read, in bytes. A token has 72.
@@ -21,10 +21,10 @@ const FILE_BYTES_MAX: u64 = 4096;
 
 /// A regular file that has one token, and nothing beside it but white space.
 ///
-/// It is read when it is opened, and looked at again when the token is used, at most every 5 s. When there is no token in it any more,
-/// the one from before stays in use, and a line in the log says so once.
+/// It is read when it is opened, and looked at again when the token is used, at most every 5 s. When it no longer has a token, the
+/// last one stays in use, and a line in the log says so once.
 ///
-/// So does one that is [tried first](Self::trying_first), until somebody has found that the next one is good.
+/// If new tokens are [tried first](Self::trying_first), the last one also stays in use until a server has accepted the new one.
 #[derive(Clone)]
 pub struct TokenFile(Arc<Watched>);
 
@@ -128,7 +128,7 @@ impl TokenFile {
         self.state().use_on(token);
     }
 
-    /// Somebody has not taken this token, for this cause. It is untried again when the file is looked at again.
+    /// A server has refused this token, for this cause. The token is untried again at the next look at the file.
     pub fn note_refused(&self, token: &Token, cause: &str) {
         let mut state = self.state();
         if state.untried.as_ref() == Some(token) {
@@ -184,7 +184,7 @@ impl fmt::Debug for TokenFile {
 }
 
 impl State {
-    /// Goes on with what was read by who looked then, unless somebody has looked since.
+    /// Takes the result of a look at `looked_at`, unless there was a later look.
     fn note(&mut self, read: Result<Token, TokenFileError>, looked_at: Instant) {
         if self.looked_at != looked_at {
             return;
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(file.untried(), None);
     }
 
-    /// A pipe that nobody writes to has whoever opens it wait.
+    /// Opening a pipe that nobody writes to blocks.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_file_that_has_become_a_pipe_is_not_waited_for() {
@@ -356,7 +356,7 @@ mod tests {
         mknodat(CWD, &nobody_writes, FileType::Fifo, Mode::RWXU, 0).expect("made");
         refused(nobody_writes);
 
-        // As a shell passes on what another program prints.
+        // As with a shell's process substitution, `<(command)`.
         let (reader, mut writer) = io::pipe().expect("a pipe");
         writeln!(writer, "{}", token('a')).expect("it has room");
         refused(format!("/dev/fd/{}", reader.as_raw_fd()).into());

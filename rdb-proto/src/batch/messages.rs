@@ -1,4 +1,4 @@
-//! The messages of a request stream, each received into a buffer of its own.
+//! The messages of a request stream, each received into its own buffer.
 //!
 //! tonic receives all messages of a stream into one buffer, which stays as large as the largest of them for as long as the
 //! stream is open. A peer could make the server hold that much for every silent stream. Here a buffer has exactly the size

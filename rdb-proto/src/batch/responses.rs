@@ -1,4 +1,4 @@
-//! The body of a response stream, each part of which is in a buffer of its own.
+//! The body of a response stream. Each part has its own buffer.
 //!
 //! tonic writes all messages of a stream into one buffer, which stays as large as the largest of them for as long as the
 //! stream is open, see [`Messages`](super::Messages). Here a buffer lives until the transport has sent it.

@@ -1,8 +1,8 @@
 //! The trace contexts of the commands of a message.
 //!
-//! They are one field of bytes beside the commands, so a command without one costs nothing, and the field cannot take more memory than
-//! its message. Stores of earlier releases pass it over. It is no list of messages: those stores refuse a message with many fields that
-//! they do not know.
+//! They are one field of bytes beside the commands. So a command without a context costs nothing, and the field cannot take more memory
+//! than its message. Stores of earlier releases ignore it. It is not a list of messages, since those stores refuse a message with many
+//! unknown fields.
 
 use crate::kvrpc::BatchRequest;
 use crate::trace::{self, CONTEXT_BYTES, TraceContext};
@@ -34,7 +34,7 @@ impl<'a> Traces<'a> {
         Self { rest: traces }
     }
 
-    /// Those of a message.
+    /// The trace contexts of a message.
     pub fn of(message: &'a BatchRequest) -> Self {
         Self::new(&message.traces)
     }

@@ -1,4 +1,4 @@
-//! How often something was how large, in a fixed number of classes.
+//! A histogram with a fixed number of classes.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub struct Histogram {
     bounds: &'static [u64],
     counts: Box<[AtomicU64]>,
     sum: AtomicU64,
-    /// How many units of a value are one unit of what is shown.
+    /// How many units of a value make one shown unit.
     scale: f64,
 }
 
@@ -52,12 +52,12 @@ pub struct HistogramSnapshot {
 }
 
 impl Histogram {
-    /// Of durations from 50 µs to 10 s. They are shown in seconds.
+    /// For durations from 50 µs to 10 s. They are shown in seconds.
     pub fn of_durations() -> Self {
         Self::new(&DURATION_BOUNDS, S as f64)
     }
 
-    /// Of sizes of batches, up to 4096.
+    /// For sizes of batches, up to 4096.
     pub fn of_sizes() -> Self {
         Self::new(&SIZE_BOUNDS, 1.0)
     }

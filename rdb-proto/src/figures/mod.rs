@@ -1,12 +1,12 @@
-//! What a process counts and measures of itself: plain atomics, read by whoever shows them.
+//! What a process counts and measures of itself: plain atomics.
 //!
-//! Each crate owns the figures of what it does and knows nothing of how they are shown. The metrics modules of the two servers give
-//! them names at the time of a scrape.
+//! Each crate owns the figures of its work and does not know how they are shown. The metrics modules of the two servers name them
+//! at the time of a scrape.
 //!
 //! Invariants:
 //! - Nothing here takes a lock or waits. A figure costs one or two relaxed additions each time it is noted.
 //! - All atomics are relaxed. A reader may see one figure newer than another; each for itself only grows.
-//! - Whoever works in batches notes a batch at once, so that cores do not contend for a line more than once for each batch.
+//! - Code that works in batches notes a whole batch at once, so that cores contend for a cache line at most once per batch.
 
 mod counter;
 mod histogram;

@@ -1,7 +1,8 @@
-//! What a cause is about, and so what to do about it.
+//! What a cause is about, which decides the advice.
 //!
-//! A cause comes in words: a process tells why it does not serve, or what to look at though it does, and a client why it does not reach
-//! one. The words are looked at, since processes of earlier releases send no more. Tests where they are made hold both together.
+//! A cause is text: a process says why it does not serve, or what needs attention although it does, and a client says why it does not
+//! reach a process. The text itself is matched, since processes of earlier releases send nothing else. Tests beside the code that makes
+//! the texts keep both in step.
 
 use super::Finding;
 use super::store::not_serving_advice;
@@ -83,7 +84,7 @@ pub(super) fn advice(process: &str, cause: &str) -> Option<String> {
     })
 }
 
-/// What to do about a process that answers, and is not reached since its TLS and that of whoever asks do not fit together.
+/// What to do about a process that runs but is not reached, because its TLS settings and the caller's do not fit together.
 pub fn tls_advice(process: &str) -> String {
     format!(
         "{process} runs: see to TLS. Here --ca names the CA of its certificate, and --cert and --key a certificate for clients where it asks \

@@ -1,11 +1,10 @@
 //! What is wrong with a cluster, and what to do about it, in words.
 //!
-//! `rdbctl status` and the pages of the servers tell the same: here are the words, and what each is said of. `store` is about stores,
-//! `region` about regions, `placement_driver` about what no other process knows, and `about` what to do by the cause that a process
-//! tells.
+//! `rdbctl status` and the pages of the servers say the same; the words are here. `store` is about stores, `region` about regions,
+//! `placement_driver` about what no other process knows, and `about` says what to do for the cause that a process reports.
 //!
-//! The functions here are pure and ask nobody. Who calls them has asked the processes, or knows their heartbeats, and says which
-//! ([`Answer`]).
+//! The functions here are pure and ask nobody. Their caller has asked the processes, or knows their heartbeats, and passes that
+//! in ([`Answer`]).
 
 mod about;
 mod placement_driver;

@@ -1,4 +1,4 @@
-//! What the placement driver alone knows to be wrong with a cluster.
+//! What is wrong with a cluster and known only to the placement driver.
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ pub enum Lead {
     Answers,
     /// A replica that does not answer.
     Silent,
-    /// The placement driver has not heard who does.
+    /// The placement driver has not heard which peer leads.
     Unknown,
 }
 
@@ -23,9 +23,9 @@ pub enum Lead {
 pub enum RegionTrouble {
     /// Too few replicas answer for reads and writes.
     NoMajority,
-    /// Enough replicas answer, and the one that leads does not.
+    /// Enough replicas answer, but the leader does not.
     NoLeader,
-    /// Enough replicas answer, and the placement driver has not heard which one leads, as after a start of its own.
+    /// Enough replicas answer, but the placement driver has not heard which one leads, e.g. after its own start.
     UnknownLeader,
     /// Fewer replicas answer than there are.
     Missing,
@@ -46,7 +46,7 @@ impl RegionTrouble {
         Self::Single,
     ];
 
-    /// That of a region with so many voters, of which `alive` answer.
+    /// What is the matter with a region that has `voters` voters, of which `alive` answer.
     pub fn of(voters: usize, alive: usize, lead: Lead) -> Option<Self> {
         if alive <= voters / 2 {
             Some(Self::NoMajority)

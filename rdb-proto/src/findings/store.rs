@@ -5,7 +5,7 @@ use super::about::{self, About, tls_advice};
 use crate::metapb::StoreState;
 use crate::shown::{size, time};
 
-/// A disk with less than this part free is told of.
+/// A disk with a smaller free fraction is reported.
 const FREE_MIN: f64 = 0.1;
 
 /// A store without a heartbeat for this long is disconnected, in milliseconds.
@@ -170,7 +170,7 @@ pub fn of_space(whose: &str, available_bytes: u64, capacity_bytes: u64) -> Optio
     ))
 }
 
-/// A store that was not asked, by what its heartbeats say.
+/// A store that was not asked, judged by its heartbeats.
 fn of_heartbeats(store: &StoreView<'_>, heartbeats: Heartbeats) -> Option<Finding> {
     let (id, heard) = (store.id, store.heard());
     let alarm =

@@ -1,7 +1,6 @@
 //! Sends spans to a collector: many in one message, and again when the collector was away.
 //!
-//! A connection on which an answer did not come in time is given up: its other end may be gone without a word, and TCP would go on
-//! sending to it for many minutes.
+//! A connection is given up when an answer does not come in time: its peer may have vanished, and TCP would go on sending for many minutes.
 
 use std::mem;
 use std::sync::Arc;
@@ -48,7 +47,7 @@ const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
 /// Largest answer of a collector. It has a number and a text.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// Most characters of what a collector says that the log has.
+/// Most characters of a collector's message in the log.
 const CAUSE_CHARS_MAX: usize = 200;
 
 /// How often the log tells of dropped spans.
@@ -115,8 +114,8 @@ impl SpanExporter {
     }
 }
 
-/// The client of a collector, on a connection of its own. It sends no pings: many gRPC servers close a connection with more than one in
-/// five minutes.
+/// The client of a collector, on its own connection. It sends no pings: many gRPC servers close a connection with more than one in five
+/// minutes.
 fn collector(endpoint: &OtlpEndpoint) -> TraceServiceClient<Channel> {
     let endpoint = Endpoint::from_shared(endpoint.to_string());
     let endpoint = endpoint.expect("the setting's parser has checked the address");
@@ -359,7 +358,7 @@ mod tests {
         TcpListener::bind("127.0.0.1:0").await.expect("loopback")
     }
 
-    /// Waits until so many were exported, and so many dropped.
+    /// Waits until the numbers of exported and dropped spans are as expected.
     async fn counted(spans: &Spans, is_expected: impl Fn((u64, u64)) -> bool) {
         let counted = async {
             while !is_expected(spans.counted()) {

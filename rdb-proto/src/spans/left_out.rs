@@ -1,4 +1,4 @@
-//! The same names where spans cannot be sent.
+//! The same names for builds that cannot send spans.
 
 use std::fmt;
 use std::str::FromStr;
@@ -47,7 +47,7 @@ impl Spans {
     ///
     /// # Errors
     ///
-    /// Those of the exposition only.
+    /// Only those of the exposition.
     pub fn write_to(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
         super::write_counts(0, 0, exposition)
     }

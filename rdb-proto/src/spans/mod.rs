@@ -1,8 +1,8 @@
-//! Spans: what commands and calls that are parts of sampled traces become for a collector of OpenTelemetry.
+//! Spans: how commands and calls of sampled traces are reported to an OpenTelemetry collector.
 //!
-//! A server makes a [`Span`] when it has an answer, or is given up, and [`offers`](Spans::offer) it. With the cargo feature `otlp` and
-//! `--otlp-endpoint`, `queue` keeps it until `exporter` sends it with others, in the form that `message` makes of them (OTLP over
-//! gRPC). Without the feature, `left_out` has the same names: it refuses the setting, and takes no spans.
+//! A server makes a [`Span`] when a command or call is answered or given up, and [`offers`](Spans::offer) it. With the cargo feature
+//! `otlp` and `--otlp-endpoint`, `queue` keeps it until `exporter` sends it with others, in the form that `message` makes of them
+//! (OTLP over gRPC). Without the feature, `left_out` has the same names: it refuses the setting, and takes no spans.
 //!
 //! Invariants:
 //! - Nobody waits for a collector. A span that finds the queue full is dropped, and counted.

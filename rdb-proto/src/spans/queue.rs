@@ -21,7 +21,7 @@ struct Queue {
     counts: Arc<SpanCounts>,
 }
 
-/// What has become of spans.
+/// How many spans were exported or dropped.
 #[derive(Debug, Default)]
 pub(super) struct SpanCounts {
     pub(super) exported: Counter,
@@ -29,7 +29,7 @@ pub(super) struct SpanCounts {
 }
 
 impl Spans {
-    /// A queue with room for so many, and its other end. It ends when all that can offer spans are gone.
+    /// A queue with room for `spans_max` spans, and its receiver, which ends once every [`Spans`] of it is dropped.
     pub(super) fn queued(spans_max: usize) -> (Self, Receiver<Span>, Arc<SpanCounts>) {
         let (waiting, received) = channel(spans_max);
         let counts = Arc::<SpanCounts>::default();
@@ -72,7 +72,7 @@ impl Spans {
     ///
     /// # Errors
     ///
-    /// Those of the exposition only.
+    /// Only those of the exposition.
     pub fn write_to(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
         let (exported, dropped) = self.counted();
         super::write_counts(exported, dropped, exposition)

@@ -1,4 +1,4 @@
-//! Accepting connections: a place for each, and few words about those that get none.
+//! Accepting connections: a place for each, and a rare line in the log for those that get none.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,8 +76,8 @@ impl<L: Listener> Acceptor<L> {
         }
     }
 
-    /// The next connection that gets a place. One that gets none is closed at once, so that its client fails fast instead
-    /// of hanging in the backlog. Dropping the future loses no connection that would have got one.
+    /// The next connection that gets a place. A connection without a place is closed at once, so that its client fails
+    /// fast instead of hanging in the backlog. Dropping the future loses no connection that would have got a place.
     pub(super) async fn next(&mut self) -> Accepted<L::Stream> {
         loop {
             match self.listener.accept().await {

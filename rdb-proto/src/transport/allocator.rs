@@ -3,7 +3,7 @@
 //! glibc maps large blocks one by one and returns each as soon as it is freed. But with every larger block that is freed it
 //! raises the size from which it does so, up to 32 MiB; from then on the buffers of large values come from its heaps, and a
 //! process that once held its whole budget for requests and answers keeps that memory. Setting the size by hand stops it
-//! from being raised. That takes an environment variable from before the start, since the call for it is not safe code.
+//! from being raised. That takes an environment variable set before the start, since the call for it is unsafe.
 //!
 //! The same variable asks for huge pages, where Linux leaves that to programs. Every put looks for its place among the keys in
 //! memory, one random access after the other, and with pages of 4 KiB most of them miss the TLB.

@@ -1,4 +1,4 @@
-//! The body of a request: every message is charged when its header arrives, and not read on before there is room for it.
+//! The body of a request: every message is charged when its header arrives, and its rest is read only once there is room for it.
 //!
 //! While a message waits for room, its peer's window closes. After [`Requests::admission_wait`] the request is refused. So is one
 //! that arrives slowly while others wait, see [`pace`](super::pace).
@@ -59,7 +59,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// How long it has waited. Beyond its bound it is the peer who lets nobody look, e.g. of a stream whose answers are not taken.
+    /// How long it has waited, up to the limit for admission. Any time beyond that is due to the peer, e.g. because it does not
+    /// take the answers of the stream.
     fn waited(&self, requests: Requests) -> Duration {
         self.since.elapsed().min(requests.admission_wait())
     }
@@ -114,8 +115,8 @@ impl<B> Arriving<B> {
         Ok(None)
     }
 
-    /// Checks that the caller may still do what its request is about. What a unary call asks for may come long after its head, and
-    /// was checked with that: nothing is checked again unless rights were set since.
+    /// Checks that the caller may still do what its request is about. The request of a unary call may come long after its headers,
+    /// with which it was checked. Nothing is checked again unless rights were set since.
     fn check_caller(&self) -> Result<(), Status> {
         if self.requests == Requests::Unary && !self.call.has_other_rights() {
             return Ok(());
@@ -152,8 +153,8 @@ impl<B> Arriving<B> {
         }
     }
 
-    /// Something has arrived. While the connection is closing, the peer then gets its time again. So it does when the alarm is
-    /// late: the alarm ends a request that somebody reads, so nobody has read, and the peer's window was closed that long.
+    /// Something has arrived. While the connection is closing, the peer then gets its time again. The same holds when the alarm is late:
+    /// the alarm ends a request only while it is being read, so nobody has read, and the peer's window was closed for that long.
     fn note_arrival(&mut self) {
         self.call.connection.traffic.touch();
         let is_closing = self.is_closing;
@@ -161,8 +162,7 @@ impl<B> Arriving<B> {
             .take_if(|overdue| is_closing || overdue.deadline() <= Instant::now());
     }
 
-    /// Ready when the request holds what others wait for, and arrives too slowly for that. What it holds changes only when it
-    /// is read.
+    /// Ready when the request holds bytes that others wait for, and arrives too slowly. What it holds changes only when it is read.
     fn poll_gives_way(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if !self.call.holds_shared_bytes() {
             return Poll::Pending;

@@ -1,5 +1,5 @@
-//! What the transport notes in the audit log: the end of each call that is for admins or whose handler decides who may call, and each
-//! refusal of a caller, on open streams, too.
+//! What the transport notes in the audit log: the end of each call that is for admins, or whose handler decides who may call; and
+//! each refusal of a caller, also on open streams.
 //!
 //! A call that finds no room for its request has asked for nothing yet, and is not noted.
 
@@ -56,9 +56,9 @@ impl Audited {
         });
     }
 
-    /// What an administrator has asked for in vain is administrative, too: nobody else comes that far. What everybody may ask a
-    /// handler for is so only when it may have been done, and may have made the first administrator. They can be refused as often as
-    /// they like.
+    /// Failed requests of administrators are administrative, too: nobody else comes that far. A call that everybody may make is
+    /// administrative only if it may have been done, and so may have made the first administrator. Anybody can cause refusals
+    /// without limit.
     fn rank(&self, code: Code, outcome: &str) -> AuditRank {
         let is_administrative = if self.call.method.access == Access::Admin {
             !matches!(code, Code::Unauthenticated | Code::PermissionDenied)
@@ -116,13 +116,12 @@ impl Call {
         AuditEvent::of_call(self.audit_caller(), self.method.names(), outcome)
     }
 
-    /// Tells what the call asks for, for the audit log: in words without keys, values and tokens. They are made only where there is a
-    /// log.
+    /// Notes for the audit log what the call asks for, in words without keys, values and tokens. They are made only if there is a log.
     pub fn note_asked(&self, words: impl FnOnce() -> String) {
         self.note_asked_of(None, words);
     }
 
-    /// The same of what has a key in it, whose length and hash are told.
+    /// The same for a request with a key, whose length and hash are noted.
     pub fn note_asked_of(&self, key: Option<&[u8]>, words: impl FnOnce() -> String) {
         if let Some(log) = self.connection.audit.get() {
             self.asked.get_or_init(|| Asked {

@@ -1,10 +1,10 @@
 //! Counts the entries and the fields of a message while it arrives, and refuses it at the first one too many.
 //!
 //! An empty entry has two bytes on the wire and a hundred in memory. A message of 8 MiB may hold four million of them, and
-//! decoding it would take fifty times its size. Other fields take no memory when they come again and again, but decoding
-//! four million of them takes a worker's time. So all are counted before anything is decoded, and the rest of a message
-//! with too many is not received. Fields within a field are only counted where a [`BoundedField`] names one that is repeated
-//! there. Other entries that have lists themselves are short.
+//! decoding it would take fifty times its size. Other fields take no memory when they are repeated, but decoding four
+//! million of them takes a worker's time. So all are counted before anything is decoded, and the rest of a message with too
+//! many is not received. Fields within a field are counted only if a [`BoundedField`] names a repeated one there. Other
+//! entries with lists inside are short.
 
 use tonic::Code;
 
@@ -125,7 +125,7 @@ impl FieldCounter {
             level.field = next;
             next = next.and_then(|field| field.within);
         }
-        // The length of the message is none of its bytes.
+        // The length of the message does not count as its bytes.
         levels[0].rest = u64::MAX;
         Self {
             levels,

@@ -1,7 +1,7 @@
 //! Bytes in flight: what was received or is to be sent and is not done yet, bounded per connection and per process.
 //!
 //! A [`ByteBudget`] counts bytes. A [`BytesInFlight`] is the pair that every request is charged to: the budget of its
-//! connection and that of the process. Streams of other stores have a pair of their own. A [`Reservation`] holds bytes of both
+//! connection and that of the process. Streams of other stores have a separate pair. A [`Reservation`] holds bytes of both
 //! until it is dropped.
 //!
 //! Invariants:
@@ -56,9 +56,9 @@ impl BytesInFlight {
         }
     }
 
-    /// Takes `bytes` from both budgets, or nothing when one of them is used up or somebody waits for it. That of the process
-    /// does not refuse what fits into the connection's [`CONNECTION_BYTES_GUARANTEED`], so that connections which hold what
-    /// they were given do not shut others out.
+    /// Takes `bytes` from both budgets, or nothing when one of them is used up or somebody waits for it. The process's
+    /// budget does not refuse what fits into the connection's [`CONNECTION_BYTES_GUARANTEED`], so that connections that hold
+    /// much do not shut others out.
     pub fn try_reserve(&self, bytes: usize) -> Option<Reservation> {
         self.try_reserve_by(bytes, ByteBudget::try_take)
     }
@@ -155,13 +155,13 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Takes `bytes` more from the same budgets, whether they fit or not: for what is there already. Later
+    /// Takes `bytes` more from the same budgets, even if they do not fit, for memory that is already in use. Later
     /// reservations find less room.
     pub fn more(&self, bytes: usize) -> Self {
         self.budgets.take(bytes)
     }
 
-    /// Takes what is missing to `bytes` if it fits, whoever waits for it. Returns whether it did.
+    /// Grows to `bytes` if that fits, ahead of all that wait. Returns whether it did.
     pub fn try_grow_to(&mut self, bytes: usize) -> bool {
         let missing = bytes.saturating_sub(self.bytes);
         let grown = self.budgets.try_reserve_by(missing, ByteBudget::overtake);
@@ -183,7 +183,7 @@ impl Reservation {
         drop(self.split_off(self.bytes.saturating_sub(bytes)));
     }
 
-    /// Moves up to `bytes` into a reservation of their own.
+    /// Moves up to `bytes` into a new reservation.
     pub fn split_off(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         let guaranteed_bytes = bytes.min(self.guaranteed_bytes);

@@ -63,8 +63,8 @@ struct Charges {
 }
 
 impl Call {
-    /// The call that `request` belongs to. A request without one has lost it, or did not come over our transport: its call is
-    /// nobody's.
+    /// The call that `request` belongs to. A request without one has lost it, or did not come over our transport: it gets a
+    /// call without a caller.
     pub fn of<T>(request: &Request<T>) -> Arc<Self> {
         if let Some(call) = request.extensions().get::<Arc<Self>>() {
             return Arc::clone(call);
@@ -79,7 +79,7 @@ impl Call {
         Self::apart(caller, None)
     }
 
-    /// A call with budgets of its own.
+    /// A call with its own budgets.
     pub(super) fn apart(caller: Caller, trace: Option<TraceContext>) -> Arc<Self> {
         let process = ByteBudget::new(PROCESS_BYTES_IN_FLIGHT_MAX);
         let process = ProcessBudgets {
@@ -175,8 +175,8 @@ impl Call {
         self.peer().is_none_or(is_here) || self.caller.is_signed_in()
     }
 
-    /// How long the call has waited for room: before its handler saw it, or the message of a stream that came last; after that what
-    /// the handler adds. A handler takes it, for what it counts and times. What nobody takes is told of when the call ends.
+    /// How long the call, or the last message of a stream, has waited for room before its handler saw it, and what the handler
+    /// adds. A handler takes it for its own counts and times. What it leaves is reported when the call ends.
     pub fn waited(&self) -> &Waited {
         &self.waited
     }
@@ -207,8 +207,7 @@ impl Call {
         }
     }
 
-    /// Gives back what the transport charged for messages that have arrived completely. Without this call it is charged
-    /// until the call ends.
+    /// Gives back what the transport charged for messages that have arrived completely. Otherwise they are charged until the call ends.
     pub fn release_arrived(&self) {
         drop(self.take_arrived(usize::MAX));
     }
@@ -281,7 +280,7 @@ impl Call {
         held.any(|reservation| !reservation.is_guaranteed())
     }
 
-    /// A message of the request found no room. Gives `unread_bytes` back of what was charged for the request.
+    /// A message of the request found no room. Gives back `unread_bytes` of the request's charge.
     pub(super) fn refuse(&self, unread_bytes: usize) {
         let charges = &mut *self.charges();
         charges.is_refused = true;

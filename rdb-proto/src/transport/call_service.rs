@@ -1,4 +1,4 @@
-//! What stands between HTTP/2 and tonic: admits each call of whoever may call, charges its bodies, and bounds its time.
+//! The layer between HTTP/2 and tonic: admits permitted calls, charges their bodies, and bounds their time.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn, ready};
@@ -191,8 +191,8 @@ impl CallService {
     }
 }
 
-/// Reads a body to its end, or a little more than `bytes_max` of it. HTTP/2 takes it for an error of ours when much arrives for calls
-/// that are over, and then closes the connection.
+/// Reads a body to its end, or a little more than `bytes_max` of it. If much arrives for calls that are over, HTTP/2 takes that for
+/// our error and closes the connection.
 async fn discard<B: HttpBody<Data = Bytes> + Unpin>(mut body: B, bytes_max: usize) {
     let mut bytes = 0;
     while bytes <= bytes_max

@@ -1,11 +1,11 @@
 //! The task of one call, which ends when its peer keeps it from sending for too long.
 //!
 //! While the peer's window is closed, hyper asks the response for nothing, so the response cannot fail. Instead the whole
-//! call is dropped: what the handler has made, what hyper has taken of it, and the request; HTTP/2 then drops what it has
+//! call is dropped: what the handler has made, what hyper has taken of it, and the request. HTTP/2 then drops what it has
 //! queued and resets the stream.
 //!
-//! A call waits for its peer from when its response has handed out a chunk until it is asked for the next. A response that
-//! was asked and has nothing yet waits for us, and may do so for ever.
+//! A call waits for its peer from the time its response has handed out a chunk until it is asked for the next. A response
+//! that was asked and has nothing yet waits for the handler, without a limit.
 
 use std::cell::Cell;
 use std::future::Future;

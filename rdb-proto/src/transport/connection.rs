@@ -41,19 +41,19 @@ use super::wire::Wire;
 use crate::audit::AuditLog;
 use crate::trace::TraceContext;
 
-/// Whoever means to call has shaken hands and greeted by then, unless the network or a machine is very slow.
+/// A peer that means to call has shaken hands and greeted by then, unless the network or a machine is very slow.
 pub(super) const GREETING_EXPECTED: Duration = Duration::from_secs(1);
 
 /// What the calls of one connection share.
 #[derive(Debug)]
 pub(super) struct Connection {
     bytes_in_flight: BytesInFlight,
-    /// Those of streams of other stores.
+    /// The bytes in flight of other stores' streams.
     of_stores: BytesInFlight,
     pub(super) streams: StreamPlaces,
     pub(super) traffic: Traffic,
     pub(super) closing: CancellationToken,
-    /// Cancelled when the connection has to end at once, whatever its calls do.
+    /// Cancelled when the connection has to end at once, even with calls under way.
     pub(super) cut_off: CancellationToken,
     /// The window of a stream. Known once the peer has greeted.
     pub(super) stream_window_bytes: OnceLock<usize>,
@@ -67,7 +67,7 @@ pub(super) struct Connection {
     /// Whose certificate the peer has presented. Known before its first call.
     #[cfg(feature = "tls")]
     pub(super) peer_identity: OnceLock<Arc<PeerIdentity>>,
-    /// Who is told of what belongs in the audit log. Known before its first call.
+    /// Receives what belongs in the audit log. Known before the first call.
     #[cfg(feature = "process")]
     pub(super) audit: OnceLock<AuditLog>,
 }
@@ -94,7 +94,7 @@ impl Connection {
         }
     }
 
-    /// The same with where it comes from, who is told of calls that no handler saw, and who writes that it was refused.
+    /// The same with its peer, and with the receivers of unserved calls and of refusals.
     pub(super) fn of_peer(
         self,
         peer: SocketAddr,
@@ -123,7 +123,7 @@ impl Connection {
         !is_greeted && self.accepted_at.elapsed() >= GREETING_EXPECTED
     }
 
-    /// Notes that a call was let in that not everybody may make, or one was refused for want of an identity.
+    /// Notes that a restricted call was admitted, or that a call was refused for lack of an identity.
     pub(super) fn note_let_in(&self, is_let_in: bool) {
         self.is_let_in.store(is_let_in, Relaxed);
     }
@@ -205,7 +205,7 @@ impl Connection {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                // What the peer has sent is looked at before the peer is given up.
+                // Look at what the peer has sent before giving it up.
                 biased;
                 ended = http.as_mut() => {
                     if let Err(error) = ended {

@@ -1,8 +1,8 @@
 //! The body of a response on its way to the transport: charged until it is sent, and in chunks.
 //!
 //! hyper asks for a chunk only when it has handed the one before to HTTP/2, and HTTP/2 takes it only while the peer's
-//! window is open. So a peer that does not read makes the transport hold about a chunk a stream beside what the handler
-//! has made.
+//! window is open. So for a peer that does not read, the transport holds about one chunk per stream, beside what the
+//! handler has made.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! What the transport counts: connections and calls.
 //!
-//! A call is counted when it begins and when its answer ends, before the peer has the end of it: whoever has got an answer finds it
-//! counted. Calls that are given up, by their peer or by a reset, count as cancelled.
+//! A call is counted when it begins and when its answer ends, before the peer has the end of it: a peer that has its answer finds
+//! the call counted. Calls that are given up, by their peer or by a reset, count as cancelled.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -84,7 +84,7 @@ impl Default for TransportFigures {
     }
 }
 
-/// For who shows them.
+/// For the metrics.
 #[cfg(any(test, feature = "process"))]
 impl TransportFigures {
     pub(super) fn connections_open(&self) -> u64 {

@@ -1,4 +1,4 @@
-//! Holds each call to what its caller may do: the part that [`auth`](crate::auth) has in the transport.
+//! Checks each call against its caller's rights: the part of [`auth`](crate::auth) that is in the transport.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ impl Guarded {
         Self(options.guard.clone())
     }
 
-    /// The caller of a call to `method`. Takes what it has shown off the request: nobody behind needs it.
+    /// The caller of a call to `method`. Removes the shown credentials from the request, since no later step needs them.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl Guarded {
         request.headers_mut().remove(AUTHORIZATION);
         let caller = Caller::new(Arc::clone(guard), credentials);
         if method.access == Access::ByHandler {
-            // The audit log tells who it was, whatever the handler decides.
+            // The audit log names the caller even if the handler refuses it.
             caller.look_up();
         }
         match check(&caller, method) {

@@ -5,7 +5,7 @@
 //! that is closed for another reason end with UNAVAILABLE.
 //!
 //! The protocol has no room for a cause. It travels beside the answer of a check, in [`NOT_SERVING_CAUSE`]. Causes and warnings name
-//! addresses and files, so that only those are told who are signed in or call from this machine, where rights are enforced.
+//! addresses and files. So with rights enforced, only callers that are signed in or on this machine are told.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -62,7 +62,7 @@ pub struct HealthHandle {
 }
 
 impl HealthHandle {
-    /// Says from now on what an operator has to look at though the process does its work; `None`: nothing about that.
+    /// Sets what an operator has to look at although the process does its work; `None`: nothing.
     pub fn warn(&self, about: WarningAbout, warning: Option<String>) {
         self.warnings.send_modify(|warnings| match warning {
             Some(warning) => {

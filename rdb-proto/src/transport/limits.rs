@@ -57,7 +57,7 @@ pub const REFUSED_BODY_WAIT: Duration = Duration::from_secs(1);
 /// Most bytes of requests and answers that are in flight on one connection.
 pub const CONNECTION_BYTES_IN_FLIGHT_MAX: usize = 32 << 20;
 
-/// What of them a connection always gets, however much others have taken.
+/// The part of them that a connection always gets, however much others have taken.
 pub const CONNECTION_BYTES_GUARANTEED: usize = 256 << 10;
 
 /// Most `kvrpc.KvBatch` streams of one connection.
@@ -81,22 +81,21 @@ pub const REFLECTION_ANSWER_BYTES: usize = 64 << 10;
 /// Most bytes of requests and answers that are in flight in one process, unless configured otherwise.
 pub const PROCESS_BYTES_IN_FLIGHT_MAX: usize = 256 << 20;
 
-/// What other stores send has bytes in flight of its own, beside these: this part of as many, and at least room for two
-/// messages.
+/// What other stores send has separate bytes in flight, beside these: their number divided by this, and at least room for two messages.
 pub const STORES_BYTES_PART: usize = 4;
 
-/// Most connections of a store that are open beyond its places for connections, since other stores have none left. Whoever has
-/// one can only call `raftpb.RaftPeer`.
+/// Most connections of a store that are open beyond its places for connections, since other stores have none left. Only
+/// `raftpb.RaftPeer` can be called over them.
 pub const STORE_CONNECTIONS_MAX: usize = 64;
 
 /// How long a request that does not fit into the bytes in flight waits for room before it is refused as busy.
 pub const ADMISSION_WAIT: Duration = Duration::from_secs(1);
 
 /// How fast a request has to arrive while others wait for the bytes of the process that it holds beyond its connection's
-/// [`CONNECTION_BYTES_GUARANTEED`]. A slower one is refused as busy. Less is enough where the window is small.
+/// [`CONNECTION_BYTES_GUARANTEED`]. A slower one is refused as busy. Less is enough if the window is small.
 pub const ARRIVAL_BYTES_PER_SECOND_MIN: usize = 1 << 20;
 
-/// How long a client that was refused for want of bytes in flight waits at least.
+/// How long a client waits at least after a refusal for lack of bytes in flight.
 pub const BYTES_BACKOFF: Duration = Duration::from_millis(100);
 
 /// How long a server that drains waits for the client of a `kvrpc.KvBatch` stream to close its side.
@@ -143,7 +142,7 @@ pub const CONNECTIONS_MAX: usize = 1024;
 /// How long a connection may have no traffic on any call before a server closes it, unless configured otherwise.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How long a server waits for silent streams of a connection that it closes for another reason than its drain. Longer than
+/// How long a server waits for silent streams of a connection that it closes for a reason other than its drain. Longer than
 /// [`BATCH_CLOSE_TIMEOUT`]. Unary calls are waited for in any case.
 pub const CONNECTION_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -154,8 +153,8 @@ pub const SEND_STALL_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 
 /// Largest header list that a server takes, in bytes: the usual one of gRPC. HTTP/2 counts 32 bytes a field beside its text.
-/// Of larger trailers h2 drops the rest. What it takes of them is not charged: h2 keeps it until the request is read to its
-/// end.
+/// If trailers are larger, h2 drops the rest. What it takes of them is not charged: h2 keeps it until the request is read to
+/// its end.
 pub const REQUEST_HEADER_LIST_BYTES_MAX: u32 = 8 << 10;
 
 /// How long a connection may be silent before it is probed with an HTTP/2 ping.
@@ -164,8 +163,8 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the answer to such a ping may take before the connection is given up.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a new connection may take to send its HTTP/2 preface before the server closes it. A TLS handshake may take as long
-/// before.
+/// How long a new connection may take to send its HTTP/2 preface before the server closes it. A TLS handshake before it may
+/// take the same time.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a server waits, once asked to stop, for the work in flight. This, [`CLOSE_TIMEOUT`], [`AUDIT_END_TIMEOUT`] and

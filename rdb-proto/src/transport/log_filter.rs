@@ -5,15 +5,15 @@ use std::str::FromStr;
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 
-/// The level beside filters that name none. A mistyped target thereby silences nothing.
+/// The level beside filters that name none. So a mistyped target silences nothing.
 const LEVEL_DEFAULT: &str = "info";
 
 /// The parts of this workspace, by the beginning of their targets.
 const OURS: &str = "rdb_";
 
-/// Libraries whose warnings and lines are about what peers send, so that a peer could fill the disk with them: HTTP/2, and Raft,
-/// which has several for each attempt to reach another store. Each with its directives. What openraft's calls are refused for it tells
-/// who calls, and this workspace logs that itself where it matters; it logs an error for each such call, too, also at an ordinary end.
+/// Libraries whose log lines are about what peers send, so that a peer could fill the disk with them: HTTP/2, and Raft, which has
+/// several lines for each attempt to reach another store. Each with its directives. openraft returns the cause of a refused call to
+/// its caller, and this workspace logs it where it matters. openraft also logs an error for each such call, even at an ordinary end.
 const QUIET: [(&str, &str); 2] = [
     ("h2", "h2=error"),
     ("openraft", "openraft=error,openraft::raft=off"),

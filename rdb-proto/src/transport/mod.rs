@@ -4,9 +4,9 @@
 //! A server, from the outside in:
 //!
 //! - `accept` takes a connection and gives it one of the `places`. `connection` drives it over its `socket`, and `traffic`
-//!   counts what moves on it, down to its `wire`. It is `secured` first where that is on: `tls` does so, and `wrong_port`
-//!   answers who does not know.
-//! - `call_service` serves a call, and refuses what is `not_grpc`. `guarded` refuses whoever may not call (`access`),
+//!   counts what moves on it, down to its `wire`. With TLS it is `secured` first, by `tls`; `wrong_port` answers peers
+//!   that do not speak the expected protocol.
+//! - `call_service` serves a call, and refuses what is `not_grpc`. `guarded` refuses callers without the right (`access`),
 //!   `deadline` bounds its time, and `call` holds what it is charged. `refusal` is its answer when there is no room in the
 //!   `budget`. A stream needs one of the `stream_places`, too.
 //! - The request comes through `arriving`, which finds its messages by their `framing`, and their entries (`bounded`), and

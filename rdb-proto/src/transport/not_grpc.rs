@@ -1,7 +1,7 @@
-//! What is no call of gRPC is answered as HTTP answers it ("gRPC over HTTP2", Requests), before anybody looks at who has sent it.
+//! Requests that are not gRPC get HTTP's answer ("gRPC over HTTP2", Requests), before anything looks at who sent them.
 //!
-//! That keeps web pages out. For any page a browser presents the certificate of its user; but what has the content type of gRPC it sends to
-//! another site only where a server has allowed that before, and none of ours does.
+//! That keeps web pages out. A browser presents its user's certificate for any page. But it sends gRPC's content type to another site only
+//! if that site's server has allowed it, and ours never do.
 
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use crate::error::Fault;
 use crate::errorpb::Fate;
 
-/// Those of calls whose messages are protobuf.
+/// The content types of calls whose messages are protobuf.
 const CONTENT_TYPES: [&str; 2] = ["application/grpc", "application/grpc+proto"];
 
 /// The answer to a request that is no call of gRPC. `None`: it is one.
@@ -31,7 +31,7 @@ pub(super) fn refusal<B>(request: &Request<B>) -> Option<Response<Body>> {
     Some(answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, cause))
 }
 
-/// Whether it is one of gRPC, with whatever parameters.
+/// Whether it is a content type of gRPC, with any parameters.
 fn is_of_grpc(content_type: &HeaderValue) -> bool {
     let content_type = content_type.to_str().unwrap_or_default();
     let (kind, _) = content_type.split_once(';').unwrap_or((content_type, ""));

@@ -5,8 +5,8 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 /// What a process needs beside its connections: RocksDB's files, and its own.
 const FILES_BESIDE_CONNECTIONS: u64 = 1024;
 
-/// Raises the soft limit of open files to the hard one, and warns when it does not hold `connections_max` connections
-/// beside the files of a store. Out of descriptors, RocksDB could not write and would stop.
+/// Raises the soft limit of open files to the hard one, and warns when that is too low for `connections_max`
+/// connections beside the files of a store. Out of descriptors, RocksDB could not write and would stop.
 pub fn raise_open_files_limit(connections_max: usize) {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

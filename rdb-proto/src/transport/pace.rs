@@ -1,14 +1,13 @@
 //! How fast a request arrives, which counts only while others wait for the bytes that it holds.
 //!
-//! A request is charged when a header arrives that says how long its message is. So a few bytes could keep room from all
-//! others. While anybody waits for the budget of the process, a request has to arrive at
-//! [`ARRIVAL_BYTES_PER_SECOND_MIN`] at least, or it gives way. A waiter waits for [`ADMISSION_WAIT`], and the peer's next
-//! request waits behind it.
+//! A request is charged when the header with the length of its message arrives. So a few bytes could take room from all
+//! others. While anybody waits for the budget of the process, a request has to arrive at [`ARRIVAL_BYTES_PER_SECOND_MIN`]
+//! at least, or it gives way. A waiter waits for [`ADMISSION_WAIT`], and the peer's next request waits behind it.
 //!
-//! A peer can send no more than a window for each round trip, and late connections have small windows. So none has to send
-//! more than a window for each look.
+//! A peer can send no more than a window for each round trip, and late connections have small windows. So no request has
+//! to send more than a window per look.
 //!
-//! A request that lets us wait is looked at every [`LOOK_INTERVAL`]. The first interval is free.
+//! A request that is late is looked at every [`LOOK_INTERVAL`]. The first interval is free.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -1,21 +1,22 @@
 //! Who may have a connection: a number of places, and a window for each.
 //!
-//! When all places are taken, one connection makes room for a new one: the first of these that there is.
+//! When all places are taken, one connection makes room for a new one, the first of these:
 //!
-//! 1. One whose peer does not greet.
-//! 2. One whose peer calls and is no user.
-//! 3. The one that has been idle longest.
+//! 1. A connection whose peer does not greet.
+//! 2. A connection whose peer calls and is no user.
+//! 3. The connection that has been idle longest.
 //!
 //! It is told to go away and then closed, so for a moment a few more are open than there are places. When these are
 //! [`CLOSING_CONNECTIONS_MAX`], the one that has been closing longest is cut off, once it has had
 //! [`CONNECTION_CLOSE_TIMEOUT`](super::limits::CONNECTION_CLOSE_TIMEOUT) for calls that were under way.
 //!
-//! Other stores get a place when all are taken by connections in use, too, up to a number: clients may wait for them. Nobody
-//! knows who connects, so anybody gets such a place, can only call what stores call, and makes room for the next one.
+//! When all places are taken by connections in use, other stores still get one, up to a number, since clients may wait for
+//! them. Nobody knows who connects, so anybody gets such an extra place. On it only the methods for stores can be called,
+//! and it makes room for the next one.
 //!
-//! A connection's window is what its peer can send without our reading it. Unread bytes are not charged to the bytes in
-//! flight, so windows come from a sum of their own: the first connections get large ones, later ones what is left. When it
-//! is used up, some more get [`CONNECTION_WINDOW_BYTES_LOW`], and the others [`CONNECTION_WINDOW_BYTES_MIN`].
+//! A connection's window is what its peer can send before anything is read. Unread bytes are not charged to the bytes in
+//! flight, so windows come from a separate sum: the first connections get large ones, later ones what is left. When it is
+//! used up, some more get [`CONNECTION_WINDOW_BYTES_LOW`], and the others [`CONNECTION_WINDOW_BYTES_MIN`].
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -31,7 +32,7 @@ use super::traffic::Patience;
 /// Most connections that are open beyond the places, since they are being closed to make room.
 const CLOSING_CONNECTIONS_MAX: usize = 64;
 
-/// A new connection takes this part of what is left for windows.
+/// A new connection takes one part in this many of what is left for windows.
 const WINDOW_PART: usize = 4;
 
 /// The places of one server.

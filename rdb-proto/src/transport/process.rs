@@ -22,7 +22,7 @@ pub const EXIT_CODES: &str = "Exit codes:
   2  a setting has a value that cannot work
   3  it was refused: its data, its place in the cluster or the clock needs an operator first";
 
-/// Why a process could not start, or not go on. Sorted by what the one who starts it can do.
+/// Why a process could not start or go on. Sorted by what its operator can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// Starting again may help.

@@ -1,4 +1,4 @@
-//! How a call is refused that finds no room: in the form that its client takes for certainly not applied.
+//! How a call that finds no room is refused: in a form that tells its client that it was certainly not applied.
 
 use futures::stream;
 use hyper::Response;
@@ -31,7 +31,7 @@ pub(super) fn no_room() -> Status {
     )
 }
 
-/// Ends a request of which a message does not arrive.
+/// Ends a request with a message that does not arrive.
 pub(super) fn overdue() -> Status {
     status(
         Code::DeadlineExceeded,

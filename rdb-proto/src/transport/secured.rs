@@ -1,4 +1,4 @@
-//! A connection as both ends use it, encrypted or not.
+//! A connection, encrypted or not, as both ends use it.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -51,12 +51,12 @@ pub struct ServeOptions {
     pub stores_bytes_in_flight: ByteBudget,
     /// Most connections beyond `connections_max` that can only call `raftpb.RaftPeer`.
     pub store_connections_max: usize,
-    /// Cancelled when calls have nothing to do any more for others to go on without this process, some time after the drain has
-    /// begun. Until then everything is served. It is a part of `drain_timeout`. `None`: there is nothing of that kind.
+    /// Cancelled some time after the drain has begun, when others no longer need calls of this process to go on without it.
+    /// Until then everything is served. This time is a part of `drain_timeout`. `None`: there is nothing of that kind.
     pub handed_over: Option<CancellationToken>,
     /// Counts what is served.
     pub figures: Arc<TransportFigures>,
-    /// Who is told of calls that are not served.
+    /// Is told of calls that are not served.
     pub unserved: Option<Arc<dyn UnservedCalls>>,
     /// `None`: connections are plain text.
     #[cfg(feature = "tls")]

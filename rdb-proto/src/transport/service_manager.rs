@@ -2,7 +2,7 @@
 //! stops.
 //!
 //! Nothing is sent unless the variable `NOTIFY_SOCKET` names a socket, as it does for a unit with `Type=notify`. A manager that takes no
-//! messages holds up nothing but what tells it.
+//! messages holds up only the task that sends them.
 
 use std::convert::Infallible;
 use std::time::Duration;

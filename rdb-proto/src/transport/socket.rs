@@ -1,8 +1,8 @@
-//! The server's end of a connection: closes peers that never speak HTTP/2, and does not cut off what it has sent last.
+//! The server's end of a connection. It closes on peers that never speak HTTP/2, and does not cut off what was sent last.
 //!
-//! A socket that is closed with bytes unread answers with a reset, and that makes the peer lose what it has not read yet:
-//! its last answers and the word that the connection goes away. A peer that reads always sends something (windows), so the
-//! socket reads on until the peer has closed its side, too.
+//! Closing a socket with unread bytes sends a reset, and then the peer loses what it has not read yet: its last answers
+//! and the GOAWAY. A peer that reads always sends something (window updates), so the socket reads on until the peer has
+//! closed its side, too.
 
 use std::future::Future;
 use std::io::{self, Cursor};

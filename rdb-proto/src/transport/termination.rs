@@ -1,5 +1,5 @@
-//! Being asked to end: SIGTERM, SIGINT, or SIGHUP, which a terminal sends when it closes. Where SIGHUP has another meaning, it is left
-//! out.
+//! Being asked to end: SIGTERM, SIGINT, or SIGHUP, which a terminal sends when it closes. A process that uses SIGHUP for something
+//! else does not end on it.
 
 use std::future::pending;
 use std::{fs, io};

@@ -1,8 +1,8 @@
 //! What moves on one connection, counted in ticks: enough to tell an idle connection and one whose peer takes nothing.
 //!
-//! Who stands still, who sees it, and what ends:
+//! What stalls, what notices it, and what ends:
 //!
-//! | what stands still | seen by | ends | after |
+//! | what stalls | seen by | ends | after |
 //! | --- | --- | --- | --- |
 //! | a call: its peer's window is closed | `call_task` | the call | [`STALLED_TICKS`]; in a drain [`DRAIN_STALLED_TICKS`] |
 //! | a unary request: the rest does not arrive | `arriving` | the call | its timeout; while the connection closes [`DRAIN_STALLED_TICKS`] |
@@ -11,10 +11,10 @@
 //! | the connection: no call sends or receives | `connection` | the connection, in good order | the idle timeout |
 //! | a peer that was told to go away and does not | [`Traffic::is_overdue`] | the connection | see there |
 //!
-//! A tick is a tenth of the time that sending may stand still. The connection's task counts ticks with [`Traffic::tick`]. All
-//! others only note in which tick something happened, so that a call reads no clock.
+//! A tick is a tenth of the time that sending may stall. The connection's task counts ticks with [`Traffic::tick`]. All other
+//! code only notes the tick in which something happened, so that a call reads no clock.
 //!
-//! All atomics are relaxed: no two of them have to agree, and to see a change one tick late is not wrong.
+//! All atomics are relaxed: no two of them have to agree, and seeing a change one tick late does no harm.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -26,7 +26,7 @@ use super::serve::ServeOptions;
 /// most of the time.
 const BETWEEN_CALLS_TICKS: u32 = 2;
 
-/// After that many ticks without progress sending stands still.
+/// Ticks without progress after which sending counts as stalled.
 pub(super) const STALLED_TICKS: u32 = 10;
 
 /// The same once the process drains.
@@ -35,7 +35,7 @@ pub(super) const DRAIN_STALLED_TICKS: u32 = 2;
 /// How many ticks are told apart. An older chunk would look young again.
 const TICKS: usize = 16;
 
-/// A call that stands still is reset before its connection.
+/// A stalled call is reset before its connection.
 const _: () = assert!(STALLED_TICKS < TICKS as u32 - 1 && DRAIN_STALLED_TICKS < STALLED_TICKS);
 
 #[derive(Debug, Default)]
@@ -89,7 +89,7 @@ impl Patience {
 pub(super) struct ChunkTick(usize);
 
 impl Traffic {
-    /// How long a tick takes where sending may stand still for `send_stall_timeout`.
+    /// The length of a tick if sending may stall for `send_stall_timeout`.
     pub(super) fn tick_duration(send_stall_timeout: Duration) -> Duration {
         (send_stall_timeout / STALLED_TICKS).max(Duration::from_millis(1))
     }
@@ -146,9 +146,9 @@ impl Traffic {
         self.ticks_since(&self.closing_since)
     }
 
-    /// Whether a connection whose peer was told to go away is not waited for any more. A peer that acknowledges ends it
-    /// earlier. In a drain, which has a timeout of its own, calls are waited for, and without calls only a peer that may
-    /// have one under way. Otherwise unary calls are waited for, but not for ever, since the peer can begin others.
+    /// Whether a connection whose peer was told to go away is no longer waited for. A peer that acknowledges ends it
+    /// earlier. A drain has its own timeout: it waits for calls, and without calls only for a peer that may have one
+    /// under way. Otherwise unary calls are waited for, but not for ever, since the peer can begin others.
     pub(super) fn is_overdue(&self, patience: &Patience, draining: bool) -> bool {
         let Some(ticks) = self.closing_ticks() else {
             return false;

@@ -1,4 +1,4 @@
-//! Stands in for `guarded.rs` in a program that is no server of ours: everybody may call.
+//! Stands in for `guarded.rs` in programs that are not our servers: everybody may call.
 
 use hyper::Request;
 

@@ -1,7 +1,7 @@
 //! Calls that ended before their handler saw them, and how long calls have waited for room.
 //!
-//! Handlers count and time what they see. A call that finds no room in the bytes in flight, or is given up while it waits for some,
-//! has no handler: the transport tells of it.
+//! Handlers count and time what they see. A call that finds no room in the bytes in flight, or is given up while it waits, reaches
+//! no handler, so the transport counts it.
 
 use std::fmt::Debug;
 use std::net::SocketAddr;
@@ -31,7 +31,7 @@ pub struct UnservedCall {
     pub is_refused: bool,
 }
 
-/// Who is told of calls that no handler saw, before they are answered.
+/// Is told of calls that no handler saw, before they are answered.
 pub trait UnservedCalls: Debug + Send + Sync + 'static {
     /// Notes one. It must not wait.
     fn note(&self, call: UnservedCall);

@@ -1,6 +1,6 @@
 //! The bare socket of a connection, below TLS: notes whether the kernel takes bytes.
 //!
-//! Only here that is seen. TLS takes bytes that it cannot send yet, and does not say that it is done before all are sent.
+//! Only this layer can see that: TLS takes bytes that it cannot send yet, and reports nothing until all are sent.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -27,7 +27,7 @@ pub const PORT_SPEAKS_PLAIN_TEXT: &str = "this port speaks plain text, not TLS";
 /// The first byte of a handshake's record, and the first of its version (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: [u8; 2] = [22, 3];
 
-/// Of HTTP/2 (RFC 9113, sections 4.1, 6.5, 6.8 and 7).
+/// Frames of HTTP/2 (RFC 9113, sections 4.1, 6.5, 6.8 and 7).
 #[cfg(feature = "tls")]
 const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 #[cfg(feature = "tls")]

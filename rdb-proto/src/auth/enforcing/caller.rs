@@ -16,10 +16,10 @@ use crate::error::Fault;
 
 /// Who calls, for as long as the call lasts.
 ///
-/// What the caller may do is asked anew for each message of a stream ([`pass`](Self::pass)): as long as the rights are the same, nobody
-/// is looked up again.
+/// The rights are checked again for each message of a stream ([`pass`](Self::pass)): while the rights are the same, the caller is
+/// not looked up again.
 ///
-/// A caller keeps no rights alive: a stream that says nothing for long does not hold those of when it spoke last.
+/// A caller keeps no rights alive: a silent stream does not hold the rights from its last message.
 pub struct Caller(Option<Box<Known>>);
 
 struct Known {
@@ -60,7 +60,7 @@ impl Caller {
         Self::new(guard, Credentials::of_token(token))
     }
 
-    /// It is looked up when somebody asks what it may do.
+    /// A caller that is looked up when its pass is first asked for.
     pub(crate) fn new(guard: Arc<Guard>, credentials: Credentials) -> Self {
         Self(Some(Box::new(Known {
             guard,
@@ -69,10 +69,10 @@ impl Caller {
         })))
     }
 
-    /// Looks it up, so that it has a [`name`](Self::name). Nobody counts what that refuses.
+    /// Looks it up, so that it has a [`name`](Self::name). A refusal here is not counted.
     pub(crate) fn look_up(&self) {
         if let Some(known) = self.0.as_ref().filter(|known| known.guard.is_enforced()) {
-            // Whoever asks what it may do is told.
+            // A refusal is ignored here: `pass` returns it.
             let _ = known.pass_of_now();
         }
     }
@@ -82,7 +82,7 @@ impl Caller {
     /// # Errors
     ///
     /// - UNAUTHENTICATED when it is no user.
-    /// - UNAVAILABLE when the rights are missing or too old, whoever it is.
+    /// - UNAVAILABLE for every caller when the rights are missing or too old.
     pub fn pass(&self) -> Result<Pass, Fault> {
         match &self.0 {
             Some(known) => known.pass(),
@@ -90,7 +90,7 @@ impl Caller {
         }
     }
 
-    /// What the caller may do under these rights, whether they are enforced or not. Nobody counts what it refuses.
+    /// What the caller may do under these rights, whether they are enforced or not. Refusals are not counted.
     ///
     /// # Errors
     ///
@@ -101,14 +101,14 @@ impl Caller {
         Ok(Pass::under(rights, user))
     }
 
-    /// The name of the user that the last successful look-up has found; one that fails leaves it. `None`: none has succeeded. While rights
-    /// are not enforced, nobody is looked up.
+    /// The name of the user that the last successful look-up found; a failed one leaves it. `None`: no look-up has succeeded. While rights
+    /// are not enforced, callers are not looked up.
     pub fn name(&self) -> Option<Arc<str>> {
         let last = self.0.as_ref()?.last();
         last.as_ref().map(|last| Arc::clone(&last.name))
     }
 
-    /// Whether the guard has changed its state since a look-up of the caller last succeeded. A caller for whom none has counts as looked up
+    /// Whether the guard has changed its state since the last successful look-up of the caller. A caller without one counts as looked up
     /// while rights were off.
     pub(crate) fn has_other_rights(&self) -> bool {
         let looked_up_in = |known: &Known| known.last().as_ref().map_or(OFF, |last| last.epoch);

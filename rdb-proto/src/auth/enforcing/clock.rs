@@ -1,4 +1,4 @@
-//! The clock that the age of rights is told by.
+//! The clock that measures the age of rights.
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! What a caller shows to be taken for a user.
+//! What a caller shows to prove which user it is.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::token::Token;
 use crate::error::Fault;
 use crate::transport::tls::PeerIdentity;
 
-/// What a caller has shown. Of a token only the hash is kept.
+/// What a caller has shown. Only the hash of a token is kept.
 pub(crate) struct Credentials {
     token: Shown,
     certificate: Option<Arc<PeerIdentity>>,
@@ -27,7 +27,7 @@ enum Shown {
 }
 
 impl Credentials {
-    /// Those of a call with these headers, on a connection whose peer has presented this certificate.
+    /// The credentials of a call with these headers, on a connection whose peer has presented this certificate.
     pub(crate) fn of(headers: &HeaderMap, certificate: Option<Arc<PeerIdentity>>) -> Self {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let token = match (values.next(), values.next()) {
@@ -46,7 +46,7 @@ impl Credentials {
         }
     }
 
-    /// The position of the user in `rights` that the caller is. A token decides, whatever the certificate is.
+    /// The position of the user in `rights` that the caller is. If there is a token, it alone decides, not the certificate.
     ///
     /// # Errors
     ///

@@ -19,7 +19,7 @@ pub(super) const OFF: u64 = 0;
 /// Where no rights are held, this stands for their version. None have it.
 const NO_VERSION: u64 = 0;
 
-/// What a server lets callers do now. There is one in each process; whoever learns of other rights sets them.
+/// What a server lets callers do now. There is one in each process, and every change of the rights is set on it.
 ///
 /// It is in one of the states of [`GuardState`]. [`set`](Self::set) and [`refuse`](Self::refuse) move it on, and so does time.
 #[derive(Debug)]
@@ -81,22 +81,22 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// Of callers who have not shown who they are.
+    /// Refusals of callers that have not shown who they are.
     pub fn unauthenticated(&self) -> u64 {
         self.unauthenticated.get()
     }
 
-    /// Of users who lack a right.
+    /// Refusals of users that lack a right.
     pub fn denied(&self) -> u64 {
         self.denied.get()
     }
 
-    /// For want of rights that are recent enough.
+    /// Refusals for lack of rights that are recent enough.
     pub fn unavailable(&self) -> u64 {
         self.unavailable.get()
     }
 
-    /// Counts a call that its handler alone could refuse for who has called it.
+    /// Counts a caller that its handler has refused, for methods whose handler alone checks callers.
     pub fn count_denied(&self) {
         self.denied.increment();
     }

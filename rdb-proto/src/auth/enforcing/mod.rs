@@ -1,4 +1,4 @@
-//! The part of [`auth`](super) that only servers have: who calls, what that user may do now, and what holds a call to it.
+//! The part of [`auth`](super) that only servers have: who calls, what that user may do now, and how that is enforced.
 
 mod bad_rights;
 mod caller;

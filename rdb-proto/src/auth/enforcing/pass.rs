@@ -9,8 +9,7 @@ use super::rights::{Rights, UserRights};
 use super::role::{Keyspace, Permission, Role};
 use crate::error::Fault;
 
-/// What a caller may do at one moment: for one call, or for one message of a stream. Whoever keeps it longer does not learn of
-/// revocations.
+/// What a caller may do at one moment: for one call, or for one message of a stream. A pass that is kept longer misses revocations.
 ///
 /// When rights are not enforced, it allows everything, and each check is one branch.
 #[derive(Clone)]
@@ -24,7 +23,7 @@ struct Holder {
 }
 
 impl Pass {
-    /// That of everyone when rights are not enforced.
+    /// The pass of every caller when rights are not enforced.
     pub fn anyone() -> Self {
         Self(None)
     }
@@ -33,7 +32,7 @@ impl Pass {
         Self(Some(Holder { held, user }))
     }
 
-    /// That of the user at a position of `rights`. Nobody counts what it refuses.
+    /// The pass of the user at a position of `rights`. Its refusals are not counted.
     pub(super) fn under(rights: &Arc<Rights>, user: usize) -> Self {
         let held = Held {
             rights: Arc::clone(rights),

@@ -1,6 +1,6 @@
-//! What a caller is told who is refused. Each refusal is made here, and says that nothing was applied.
+//! What a refused caller is told. Each refusal is made here, and says that nothing was applied.
 //!
-//! None has a key, a token, or what a caller has sent instead of one.
+//! No refusal contains a key, a token, or what a caller has sent instead of a token.
 
 use std::time::Duration;
 

@@ -51,7 +51,7 @@ impl Rights {
     ///
     /// # Errors
     ///
-    /// When they are not what the proto says. Whatever they are, this does not panic.
+    /// When they are not what the proto says. No message makes this panic.
     pub fn of(message: &authpb::Rights) -> Result<Self, BadRights> {
         if message.version == 0 {
             return Err(BadRights::NoVersion);

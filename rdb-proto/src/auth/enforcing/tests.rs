@@ -1,4 +1,4 @@
-//! What callers are held to as the rights of a server change.
+//! What callers may do as the rights of a server change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,7 +133,7 @@ fn everything_is_refused_as_long_as_there_are_no_rights() {
     assert_eq!(code(reads_now(&ada)), Some(Code::Unavailable));
 }
 
-/// What a stream may do changes with the rights: each line is a change and what becomes of it.
+/// What a stream may do changes with the rights: each line is a change and its result.
 #[test]
 fn a_revocation_counts_from_the_next_pass_on() {
     let [old, new] = [Token::random(), Token::random()];

@@ -18,7 +18,7 @@ pub struct ByteBudget {
 struct Shared {
     bytes_max: usize,
     state: Mutex<State>,
-    /// How much is taken as of the last time that the lock was given back, for whoever must not take it. Relaxed: a figure.
+    /// Bytes taken when the lock was last released, for readers that must not take it. Relaxed: only a figure.
     bytes_noted: AtomicUsize,
 }
 
@@ -27,12 +27,12 @@ struct State {
     bytes_max: usize,
     bytes_taken: usize,
     next_ticket: u64,
-    /// How many bytes each waiter wants, by ticket, so in their order. Whoever was granted them is no waiter any more.
+    /// How many bytes each waiter wants, by ticket, so in order of arrival. A waiter is removed when it is granted them.
     waiters: BTreeMap<u64, (usize, oneshot::Sender<()>)>,
 }
 
 impl ByteBudget {
-    /// A budget of which nothing is taken.
+    /// A budget with nothing taken.
     pub fn new(bytes_max: usize) -> Self {
         let state = State {
             bytes_max,
@@ -72,7 +72,7 @@ impl ByteBudget {
         self.state().try_take(bytes)
     }
 
-    /// Takes `bytes` if they fit, whoever waits.
+    /// Takes `bytes` if they fit, ahead of all waiters.
     pub(super) fn overtake(&self, bytes: usize) -> bool {
         self.state().overtake(bytes)
     }

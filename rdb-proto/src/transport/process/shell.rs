@@ -1,7 +1,7 @@
-//! What is around the services of a server: where it listens, what it tells of its calls, its status pages, and how that ends.
+//! What surrounds the services of a server: where it listens, what it reports of its calls, its status pages, and their end.
 //!
-//! A server opens its [`Telemetry`] and its [`Ports`], in the order in which it has what they need, then the [`Shell`], which runs its
-//! tasks. When those have ended, [`Shell::end`] ends the rest.
+//! A server opens its [`Telemetry`] and its [`Ports`] as soon as it has what each needs, then the [`Shell`], which runs its tasks.
+//! When those have ended, [`Shell::end`] ends the rest.
 
 use std::fmt::Display;
 use std::io;
@@ -56,14 +56,14 @@ pub struct Ports {
     listener: TcpListener,
     /// Where calls come from.
     pub local_addr: SocketAddr,
-    /// `None`: there are to be no status pages.
+    /// `None`: no status pages are wanted.
     status: Option<TcpListener>,
 }
 
 /// An address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// That of the services.
+    /// The port of the services.
     #[error("cannot listen on {address}")]
     Services {
         /// The address.
@@ -71,7 +71,7 @@ pub enum ListenError {
         /// Why not.
         source: io::Error,
     },
-    /// That of the status pages.
+    /// The port of the status pages.
     #[error(transparent)]
     Status(#[from] StatusListenError),
 }
@@ -114,7 +114,7 @@ pub struct Shell {
 }
 
 impl Shell {
-    /// Begins to show `source`, where there are status pages. From now on `health` says what is wrong with the audit log. Returns where the
+    /// Begins to show `source`, if there are status pages. From now on `health` says what is wrong with the audit log. Returns where the
     /// services are to be served, too.
     ///
     /// # Errors
@@ -166,8 +166,8 @@ impl Shell {
         })
     }
 
-    /// Ends the rest once the tasks have ended, in this order: the status pages, so that what they show is let go of; the storage, which
-    /// `closing` closes, and beside it what waits of spans; the audit log, when all that it has to tell was noted.
+    /// Ends the rest once the tasks have ended, in this order: the status pages, to drop what they hold; the storage, which `closing`
+    /// closes, and concurrently the waiting spans; the audit log, once all events are noted.
     ///
     /// # Errors
     ///

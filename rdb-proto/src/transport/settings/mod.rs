@@ -1,10 +1,10 @@
 //! The settings of a server process: flags, environment variables, and a file with the names of the flags.
 //!
 //! A setting is declared once, as an argument of clap that has a flag and a variable. The flag wins over the variable, the variable over
-//! the file, the file over the default. A flag without a variable is for one start, so a file cannot have it.
+//! the file, the file over the default. A flag without a variable is for a single start, so a file cannot set it.
 //!
-//! The values of a file become defaults of their arguments. The parsers of the arguments check them thereby, as they check flags and
-//! variables. `file` reads them, `form` is how a setting is written in a file, and `print` writes such a file.
+//! The values of a file become defaults of their arguments. So the parsers of the arguments check them like flags and variables.
+//! `file` reads them, `form` is how a setting is written in a file, and `print` writes such a file.
 
 mod file;
 mod form;

@@ -51,7 +51,7 @@ impl StatusAddress {
         Self::At(SocketAddr::new(loopback, port))
     }
 
-    /// Listens where `asked` says, or else beside `addr`. `None`: there are to be no pages. Nobody has asked for those beside `addr`, so if
+    /// Listens where `asked` says, or else beside `addr`. `None`: no pages are wanted. Nobody has asked for those beside `addr`, so if
     /// somebody else listens there, the process does without.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl StatusAddress {
         }))
     }
 
-    /// Listens there. `None`: there are to be no pages.
+    /// Listens there. `None`: no pages are wanted.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
-//! What the page shows, cut to what an update has room for.
+//! What the page shows, cut to the size of an update.
 //!
-//! An update stays under 10 KiB, however large a cluster is and whatever its stores call themselves. So each list and each text has a
-//! limit in bytes, as they stand in the JSON.
+//! An update stays under 10 KiB for any size of the cluster and any names of its stores. So each list and each text has a limit, in
+//! bytes of JSON.
 
 use serde_json::{Value, json};
 
@@ -16,8 +16,8 @@ const FINDING_BYTES_MAX: usize = 600;
 /// Stands at the end of a text that is cut.
 const CUT: char = '…';
 
-/// What is wrong, the alarms first, as the page takes it: as much of it as there is room for, and how much there is. Of what has no
-/// room nothing is kept, since a large cluster may have thousands of findings.
+/// The findings in the form of the page, alarms first: as many as there is room for, and how many there are. The others are not
+/// kept, since a large cluster may have thousands of findings.
 pub fn brief_findings(findings: impl IntoIterator<Item = Finding>) -> Value {
     let (mut alarms, mut notices) = (Brief::default(), Brief::default());
     for finding in findings {

@@ -1,4 +1,4 @@
-//! Metrics in the text form of OpenMetrics, each under the name by which it is asked for; and the older text form, made of that.
+//! Metrics in the text form of OpenMetrics, each under its name; and the older text form, made from that.
 
 use std::fmt;
 
@@ -94,7 +94,7 @@ impl Exposition<'_> {
         self.histograms(name, help, [(&[] as Labels<'_>, snapshot)])
     }
 
-    /// The same of several, each with its labels.
+    /// The same for several, each with its labels.
     pub fn histograms<'l>(
         &mut self,
         name: &str,

@@ -1,13 +1,13 @@
 //! What a process did in the last 15 minutes, for the charts of its page.
 //!
 //! One task reads the process's figures every second ([`READ_INTERVAL`]) and keeps a row of them every five. A page that is opened shows
-//! the past at once, whoever opens it.
+//! the past at once.
 //!
 //! Invariants:
-//! - There are at most [`ROWS_MAX`] rows, each with as many values as there are columns, whatever the process does.
-//! - Rows have consecutive numbers from 0 on, so that a page asks for those only that it lacks.
-//! - Times are told since the first reading, by a clock that never jumps. The wall clock may, and is not looked at.
-//! - Only the task and those who ask for the page take the lock around it.
+//! - There are at most [`ROWS_MAX`] rows, each with as many values as there are columns.
+//! - Rows have consecutive numbers from 0 on, so that a page asks only for those that it lacks.
+//! - Times are counted from the first reading, by a clock that never jumps. The wall clock, which may, is not used.
+//! - Only the task and requests for the page take its lock.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

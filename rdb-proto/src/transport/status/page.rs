@@ -1,11 +1,11 @@
 //! The page for people: its files, which are a part of the program.
 //!
-//! - `page/page.html` is the page. What stands in it for a placement driver is in `page/cluster.html`, and that for a store in
-//!   `page/store.html`.
-//! - The script asks for `/page.json` every second ([`PAGE_INTERVAL`]) and fills them in. What comes from a store or a client is only ever set as text.
+//! - `page/page.html` is the page. Its part for a placement driver is in `page/cluster.html`, its part for a store in `page/store.html`.
+//! - The script asks for `/page.json` every second ([`PAGE_INTERVAL`]) and fills them in. Data from a store or a client is only ever set
+//!   as text.
 //!
 //! Invariants:
-//! - [`CONTENT_SECURITY_POLICY`] lets a browser load nothing from elsewhere, and run nothing that stands in the page itself.
+//! - [`CONTENT_SECURITY_POLICY`] lets a browser load nothing from elsewhere, and run no inline script.
 //! - All files together are small: `what_a_browser_loads_first_is_small` in the tests of this crate has the limit.
 
 use std::time::Duration;

@@ -73,7 +73,7 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Those of the exposition only.
+    /// Only those of the exposition.
     fn write_metrics(&self, exposition: &mut Exposition<'_>) -> fmt::Result;
 }
 
@@ -93,7 +93,7 @@ pub(super) enum Page {
     Asset(Asset),
     /// What it shows.
     Update(View),
-    /// The same address for who takes no HTML.
+    /// The same address, for clients that do not accept HTML.
     Index,
     /// There is no such page.
     Missing,
@@ -114,7 +114,7 @@ pub(super) enum MetricsForm {
 }
 
 impl MetricsForm {
-    /// The older one is for who asks for plain text and does not take OpenMetrics. A preference between both is not looked at.
+    /// The older one is for clients that ask for plain text and do not accept OpenMetrics. Preferences between both are ignored.
     fn accepted_by<B>(request: &Request<B>) -> Self {
         let accepted = request.headers().get_all(ACCEPT).iter();
         let accepted = accepted.filter_map(|accepted| accepted.to_str().ok());
@@ -136,7 +136,7 @@ impl MetricsForm {
 }
 
 impl Page {
-    /// The answer to a request, of which a body is not read.
+    /// The answer to a request. Its body is not read.
     pub(super) fn asked_for<B: Body>(request: &Request<B>) -> Self {
         if ![Method::GET, Method::HEAD].contains(request.method()) {
             return Self::NotAllowed;
@@ -381,7 +381,7 @@ fn now_ms() -> u64 {
     now.map_or(0, |now| now.as_millis() as u64)
 }
 
-/// The same, of an address that answers otherwise to who accepts something else.
+/// The same, for an address whose answer depends on what the client accepts.
 fn varying(mut answer: Answer) -> Answer {
     let headers = answer.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept"));

@@ -1,6 +1,6 @@
-//! What the system knows of this process, and what it was built from.
+//! What the system knows of this process, and which build it is.
 //!
-//! The names are those that Prometheus's own libraries give. What a system does not tell is left out.
+//! The names are those of Prometheus's own libraries. What a system does not report is left out.
 
 use std::fmt;
 use std::fs;
@@ -20,7 +20,7 @@ pub(super) struct ProcessMetrics {
 }
 
 impl ProcessMetrics {
-    /// Of a process that has run so long.
+    /// The metrics of a process that has run for `age`.
     pub(super) fn new(program: &'static str, version: &'static str, age: Duration) -> Self {
         Self {
             program,

@@ -28,7 +28,7 @@ const CLIENTS: Labels<'_> = &[("of", "clients")];
 const STORES: Labels<'_> = &[("of", "stores")];
 
 impl TransportMetrics {
-    /// Those of a transport that is served with these options.
+    /// The metrics of a transport that is served with these options.
     pub fn of(options: &ServeOptions) -> Self {
         Self {
             figures: Arc::clone(&options.figures),
@@ -50,7 +50,7 @@ impl TransportMetrics {
     ///
     /// # Errors
     ///
-    /// Those of the exposition only.
+    /// Only those of the exposition.
     pub fn write(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
         self.write_connections(exposition)?;
         self.write_calls(exposition)?;

@@ -42,7 +42,7 @@ impl PeerIdentity {
         }
         let name = Name::from_str(written).ok()?;
         let canonical = name.to_string();
-        // The text does not say of which kind a value is. The parser has taken the one that is usual.
+        // The text does not say which kind a value is. The parser has taken the usual kind.
         let is_as_text = || Some(as_text(&name)?.to_string() == written);
         if canonical != written && is_as_text() == Some(true) {
             return Some(written.to_owned());
@@ -64,7 +64,7 @@ fn has_long_number(written: &str) -> bool {
     })
 }
 
-/// The same name, with values that may be any text instead of those that may have few characters.
+/// The same name, with values of the kind for any text instead of the kind for few characters.
 fn as_text(name: &Name) -> Option<Name> {
     let value_as_text = |attribute: &AttributeTypeAndValue| {
         let is_narrow = matches!(attribute.value.tag(), Tag::PrintableString | Tag::Ia5String);

@@ -152,7 +152,7 @@ struct Shared {
 struct Loaded {
     read: Read,
     config: Arc<ClientConfig>,
-    /// Of the CAs.
+    /// Facts about the CAs.
     authorities: Vec<Facts>,
 }
 

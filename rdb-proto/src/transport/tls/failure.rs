@@ -1,4 +1,4 @@
-//! Why a handshake failed, in words for whoever has to put it right.
+//! Why a handshake failed, in words for the operator who has to fix it.
 
 use std::io;
 

@@ -14,7 +14,7 @@ use super::{ClientTls, ServerTls, TlsError};
 /// How often it looks whether a file has changed. It compares what is in them: dates say little where links are replaced.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// After so long reading files is told of.
+/// Reading files for longer than this is reported.
 const READING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Keeps both ends of a server's TLS up to date.
@@ -87,7 +87,7 @@ impl TlsKeeper {
                 Ok(false) | Err(_) => {}
             }
             if is_asked {
-                // Whoever asks is told again.
+                // A reload on request logs all warnings again.
                 self.told.clear();
             }
             self.tell(reloaded.err().map(|error| error.to_string()));
@@ -126,7 +126,7 @@ pub async fn keep(keeper: Option<TlsKeeper>) {
     }
 }
 
-/// Whether one of them has changed. Both are read, whatever is wrong with one.
+/// Whether one of them has changed. Both are read even if one fails.
 fn reload(server: &ServerTls, client: Option<&ClientTls>) -> Result<bool, TlsError> {
     let of_server = server.reload();
     let of_client = client.map_or(Ok(false), ClientTls::reload);

@@ -1,4 +1,4 @@
-//! What rustls takes, made of PEM.
+//! Turns PEM into what rustls takes.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(super) struct Identity {
     pub(super) key: PrivateKeyDer<'static>,
 }
 
-/// Certificates out of PEM, of which there is at least one. `what` names the PEM in errors.
+/// Certificates from PEM, at least one. `what` names the PEM in errors.
 pub(super) fn certificates(
     pem: &[u8],
     what: &str,
@@ -57,8 +57,8 @@ pub(super) fn private_key(pem: &[u8], what: &str) -> Result<PrivateKeyDer<'stati
     }
 }
 
-/// Trusts the certificates in PEM, and says what they are. Each has to be one of a CA: webpki takes any for an anchor, and whoever has the
-/// key of one that is not could sign others with it.
+/// Trusts the certificates in PEM, and says what they are. Each has to be a CA's: webpki takes any certificate as an anchor, so the holder
+/// of a server's key could sign others with it.
 pub(super) fn authorities(pem: &[u8], what: &str) -> Result<(RootCertStore, Vec<Facts>), TlsError> {
     let mut roots = RootCertStore::empty();
     let mut all_facts = Vec::new();

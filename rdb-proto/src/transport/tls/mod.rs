@@ -1,16 +1,16 @@
 //! Encrypted connections: what is read from files, and the handshake of both ends.
 //!
-//! - [`Pem`] is where certificates and keys come from; `material` makes of them what rustls takes, and [`TlsError`] says what is
-//!   wrong with them.
-//! - [`ServerTls`] and [`ClientTls`] are the two ends. Each can be read again: connections that are made from then on use what was
-//!   read, and those that are open are left alone. What cannot be used is refused, and the old one stays in use.
-//! - [`PeerIdentity`] is whose certificate a peer has presented.
-//! - `failure` says why a handshake failed, in words for whoever has to put it right.
+//! - [`Pem`] is where certificates and keys come from. `material` turns them into what rustls takes, and [`TlsError`] says what
+//!   is wrong with them.
+//! - [`ServerTls`] and [`ClientTls`] are the two ends. Each can be read again: later connections use what was read, and open ones
+//!   are left alone. What cannot be used is refused, and the old material stays in use.
+//! - [`PeerIdentity`] is the subject of the certificate that a peer has presented.
+//! - `failure` says why a handshake failed, in words for the operator who has to fix it.
 //! - `files` are the flags of a server, and [`TlsKeeper`] reads its files again.
 //!
 //! Invariants:
-//! - TLS 1.2 and 1.3, and the provider `ring`, whatever the process has installed as its default.
-//! - Nothing is resumed: who connects shows a certificate each time, to the present configuration.
+//! - TLS 1.2 and 1.3, and the provider `ring`, even if the process has installed another default.
+//! - No session is resumed: a peer shows its certificate on every connection, to the present configuration.
 //! - Private keys are never in a message, a log, or what `Debug` shows.
 
 mod certificate;

@@ -50,9 +50,9 @@ struct Loaded {
     read: Read,
     config: Arc<ServerConfig>,
     facts: Facts,
-    /// Of all certificates that are presented, the first of which is its own.
+    /// Facts about all certificates that are presented, its own first.
     chain: Vec<Facts>,
-    /// Of the CAs of clients.
+    /// Facts about the CAs of clients.
     authorities: Vec<Facts>,
     /// Whether every user of the machine can read the key, when that was looked at last.
     key_is_open: bool,
@@ -293,8 +293,8 @@ impl Loaded {
     }
 }
 
-/// Why other servers with the same client CA refuse this one as a client, if they do. That a certificate is not valid now is told of
-/// elsewhere.
+/// Why other servers with the same client CA refuse this one as a client, if they do. A certificate that is not valid now is
+/// reported elsewhere.
 fn unfit_under(
     verifier: &dyn ClientCertVerifier,
     identity: &Identity,

@@ -1,4 +1,4 @@
-//! Rights as messages have them: which are accepted, and that they are held to the letter.
+//! Rights in messages: which are accepted, and that they are enforced to the letter.
 
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -251,7 +251,7 @@ fn any_user() -> impl Strategy<Value = authpb::User> {
         })
 }
 
-/// Every user of accepted rights is found by what it has, and by nothing else.
+/// Every user of accepted rights is found by its token and subject, and by nothing else.
 fn check_accepted(message: &authpb::Rights, rights: &Rights) -> TestCaseResult {
     let mut names = Vec::new();
     for (position, user) in message.users.iter().enumerate() {
@@ -277,7 +277,7 @@ proptest! {
         }
     }
 
-    /// Good rights of which some bytes are others, are missing or come twice.
+    /// Good rights in which some bytes are changed, missing or repeated.
     #[test]
     fn garbage_does_not_panic(
         grants in prop::collection::vec(good_grant(), 0..3),
