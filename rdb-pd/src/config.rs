@@ -1,5 +1,5 @@
 //! Settings of the placement driver. Each is a flag, an environment variable and a key of a file ([`rdb_proto::transport::settings`]);
-//! a flag without a variable is for one start.
+//! a flag without a variable is for a single start.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -64,7 +64,7 @@ pub struct StoreRecord {
     /// hold any of them.
     #[prost(uint64, repeated, tag = "10")]
     pub unkept_incarnations: Vec<u64>,
-    /// It is to leave: its replicas move to other stores.
+    /// It is leaving: its replicas move to other stores.
     #[prost(bool, tag = "11")]
     pub is_leaving: bool,
     /// It has left. Its id and what its data directory holds are not taken any more.
@@ -78,7 +78,7 @@ pub struct NewPeers {
     /// Never 0.
     #[prost(uint64, tag = "1")]
     pub region_id: u64,
-    /// The `conf_version` of the region that they are for. At any other one they are no more.
+    /// The `conf_version` of the region that they are for. At any other one they are obsolete.
     #[prost(uint64, tag = "2")]
     pub conf_version: u64,
     /// Each on another store, the last one last.
@@ -103,7 +103,7 @@ pub struct AwayVoter {
     /// Its id.
     #[prost(uint64, tag = "1")]
     pub peer_id: u64,
-    /// For how many eighths of what makes it lost, at least: 1 to 7.
+    /// For at least how many eighths of the time that makes it lost: 1 to 7.
     #[prost(uint32, tag = "2")]
     pub away_eighths: u32,
 }

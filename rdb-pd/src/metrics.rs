@@ -1,7 +1,7 @@
 //! What the placement driver counts of its service, and what it shows of itself over HTTP.
 //!
-//! No label takes a value from a store or a client. Counting stores takes the lock of the cluster's state for a moment, as the list of
-//! stores does; timestamps are handed out without it.
+//! No label has a value from a store or a client. Counting stores briefly takes the lock of the cluster's state, as the list of stores
+//! does; timestamps do not need it.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -81,7 +81,7 @@ impl Answers {
     }
 }
 
-/// The names of what the page has charts of. The script knows them.
+/// The names of the charts on the page. The script knows them.
 pub(crate) const SERIES: [&str; 8] = [
     "reads",
     "writes",

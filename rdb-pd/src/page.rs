@@ -1,9 +1,9 @@
 //! What the page of the placement driver shows beside the charts: alarms, stores, regions, timestamps.
 //!
-//! An update stays under 10 KiB, its part of the charts included, however many stores and regions there are and whatever stores call
-//! themselves. So it has a part of the stores, and regions beyond [`CELLS_MAX`] are put together with their neighbours.
+//! An update stays under 10 KiB, its part of the charts included, for any number of stores and regions and any names of stores. So
+//! it has only a part of the stores, and regions beyond [`CELLS_MAX`] are merged with their neighbours.
 //!
-//! No key is shown: regions stand in the order of their keys, with their ids.
+//! No key is shown: regions are listed in key order, with their ids.
 
 use rdb_proto::findings::{
     Answer, Finding, RegionTrouble, StoreView, of_regions, of_space, of_store,
@@ -137,7 +137,7 @@ fn of_cluster(overview: &Overview) -> impl Iterator<Item = Finding> {
         .chain(of_regions(in_trouble, missed))
 }
 
-/// A part of the stores. Figures stand in rows under their names, since those would take more room than what they name.
+/// A part of the stores. Figures are in rows under column names, since repeated names would take more room than the figures.
 fn stores(all: &[ShownStore], from: usize) -> Value {
     // Stores may have left since the page was turned.
     let from = if from < all.len() { from } else { 0 };
@@ -186,7 +186,7 @@ fn store_row(shown: &ShownStore) -> Value {
 
 /// All regions in the order of their keys, as at most [`CELLS_MAX`] cells. A cell has the id of its first region, how many it stands for,
 /// the store that leads all of them (0: several do, `null`: nobody is known to), the worst trouble among them as an index into
-/// `troubles`, how many are in one, and about how many bytes they take.
+/// `troubles`, how many regions are in trouble, and about how many bytes they take.
 fn key_line(regions: &[ShownRegion]) -> Value {
     let count = regions.len();
     let cells = count.min(CELLS_MAX);

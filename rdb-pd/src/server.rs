@@ -99,7 +99,7 @@ impl Pd {
         let (shell, listener) =
             Shell::open(ports, telemetry, health.clone(), drain.clone(), source)?;
         let mut write_health = storage.write_health();
-        // Whoever is told that it has started finds it healthy, or warned of.
+        // Set before the start is announced, so that the health is right from then on.
         rights_keeper.tell(&health);
         rights_keeper.log();
         tell_health(&health, &mut write_health);
@@ -149,7 +149,7 @@ fn origin_at(address: SocketAddr) -> Origin {
     }
 }
 
-/// What tells it from others: its address, with the name of the machine where that is none of one.
+/// What tells it from others: its address, with the name of the machine if the address does not name one.
 fn instance_at(address: SocketAddr) -> String {
     if !address.ip().is_unspecified() {
         return address.to_string();
@@ -243,7 +243,7 @@ fn services(
     Services::default().add_service(pd).add_service(auth)
 }
 
-/// Moves the bound of timestamps ahead, answers registrations, changes rights, reads certificates again, and keeps the health status:
+/// Moves the bound of timestamps ahead, answers registrations, changes rights, reloads certificates, and keeps the health status:
 /// healthy means that the storage takes writes.
 async fn keep(
     allocator: Arc<SystemAllocator>,

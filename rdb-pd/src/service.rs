@@ -333,8 +333,8 @@ async fn answer_with_room<T>(
     Ok(Response::new(list()))
 }
 
-/// Takes `count` consecutive timestamps and returns the first. The caller has checked `count`. Dropped before it is done, it
-/// has spent none.
+/// Takes `count` consecutive timestamps and returns the first. The caller has checked `count`. If it is dropped before it is
+/// done, no timestamps are spent.
 async fn allocate(allocator: &SystemAllocator, count: u32) -> Result<u64, Status> {
     let unavailable = |error: AllocatorError| Fault::new(Code::Unavailable, error.to_string());
     let allocated = allocator.allocate(count).await;
@@ -434,7 +434,7 @@ fn cluster_fault(error: ClusterError) -> Status {
         ClusterError::Refused(_) | ClusterError::Impossible(_) | ClusterError::Busy => {
             Fate::NotApplied
         }
-        // Whatever the fate of the write that failed: one before it may have been made, as by `RemoveStore`, which makes two.
+        // Even if the failed write was not made, an earlier one may have been: `RemoveStore` makes two.
         ClusterError::Storage(_) | ClusterError::Stopping => Fate::Unknown,
     };
     Fault::new(code, error.to_string()).with_fate(fate).into()

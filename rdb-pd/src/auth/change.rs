@@ -1,4 +1,4 @@
-//! What can be done to users, and by whom it was.
+//! Changes of users, and who asked for them.
 
 use rdb_proto::auth::{Caller, is_user_name};
 use rdb_proto::authpb::{Grant, Keyspace, Role};
@@ -46,7 +46,7 @@ pub(crate) enum Change {
 }
 
 impl Change {
-    /// Checks that whoever asks for it still may: its own rights may have been revoked while it waited.
+    /// Checks that the caller still has the right: it may have been revoked while the change waited.
     pub(super) fn check(&self, caller: &Caller) -> Result<(), Fault> {
         match self {
             // Nobody has a right yet.
@@ -69,7 +69,7 @@ impl Change {
         }
     }
 
-    /// What it is, in words for the audit log. Whatever was given as a name may be a token, unless it is one.
+    /// What it is, in words for the audit log. An invalid name is left out, since it may be a token.
     pub(crate) fn asked(&self) -> String {
         let name = match self.name() {
             name if is_user_name(name) => name,
@@ -119,7 +119,7 @@ impl Change {
 
     /// Tells of it once it is made, and by which call. Neither subjects of users nor prefixes are told.
     pub(super) fn log(&self, call: &Call, version: u64) {
-        // Whoever makes the first admin is no user yet.
+        // The caller that makes the first admin is no user yet.
         let is_first = matches!(self, Self::Enable { .. });
         let certificate = call.peer_identity().filter(|_| is_first);
         let grant = match self {

@@ -1,8 +1,8 @@
-//! Shows what users there are, and makes changes durable before they are answered.
+//! Shows the users, and makes changes durable before they are answered.
 //!
-//! A change has three steps, as a registration has: decide, persist, show. One task takes them for all changes, so that each is
-//! decided on what the one before it has made. A caller that hangs up does not interrupt them. If they have not begun, its change is
-//! dropped.
+//! Like a registration, a change has three steps: decide, persist, show. One task takes them for all changes, so that each is
+//! decided on the result of the one before. A caller that hangs up does not interrupt the steps; if they have not begun, its change
+//! is dropped.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
@@ -49,8 +49,8 @@ const RESTORED: &str = "the data directory may be an older copy (--tso-advance-m
 pub(crate) struct Authority {
     shared: Arc<Shared>,
     questions: mpsc::Sender<Question>,
-    /// The one place in the queue for those who want to make the first admin. They need no right to ask, and must not take the places of
-    /// others.
+    /// The one place in the queue for callers that want to make the first admin. They need no right to ask, and must not take the places
+    /// of others.
     enabling: Arc<Semaphore>,
 }
 
@@ -75,7 +75,7 @@ struct Question {
     change: Change,
     call: Arc<Call>,
     answer: oneshot::Sender<Result<bool, AuthError>>,
-    /// That of [`Authority::enabling`].
+    /// The place of [`Authority::enabling`].
     _turn: Option<OwnedSemaphorePermit>,
 }
 
@@ -85,7 +85,7 @@ pub(crate) enum AuthError {
     /// It is refused, and nothing has changed.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Whoever asks for it may not any more.
+    /// The caller no longer has the right.
     #[error("{}", .0.cause)]
     Denied(Fault),
     /// What would come of it cannot be used. It is not written.
@@ -110,7 +110,7 @@ pub(crate) enum AuthError {
 impl Authority {
     /// Loads users from `storage`. The [`Keeper`] has to run beside it. Blocks.
     ///
-    /// `restored` means that the storage may be an older copy: versions that stores may have seen since are skipped, and it is warned of
+    /// `restored` means that the storage may be an older copy: versions that stores may have seen since are skipped, and a warning names
     /// users that may be back.
     ///
     /// # Errors
@@ -178,7 +178,7 @@ impl Authority {
         self.shared.present()
     }
 
-    /// Makes a change that `call` asks for. Returns whether it was not so before. What is answered is durable, and holds at this process.
+    /// Makes a change that `call` asks for. Returns whether it changed anything. An answered change is durable, and holds in this process.
     ///
     /// # Errors
     ///
@@ -232,7 +232,7 @@ impl Keeper {
                 answer,
                 _turn,
             } = question;
-            // The caller may hang up after this. The decision stands.
+            // The caller may hang up after this. The decision holds.
             if answer.is_closed() {
                 continue;
             }

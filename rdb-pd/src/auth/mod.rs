@@ -1,20 +1,18 @@
-//! Users and what they are granted, as the placement driver keeps them.
+//! Users and their grants, as the placement driver keeps them.
 //!
-//! - [`Users`] is the pure part: all users at one moment, and what each [`Change`] makes of them or why not ([`Refusal`]).
-//! - [`Authority`] is what the rest of the process holds. It shows what is, and takes changes.
-//! - [`Keeper`] makes changes, one after the other: it decides, writes the whole record durably, shows it to the process's own
+//! - [`Users`] is the pure part: all users at one moment, and the result of each [`Change`], or why it is refused ([`Refusal`]).
+//! - [`Authority`] is what the rest of the process holds. It shows the users, and takes changes.
+//! - [`Keeper`] makes changes, one after the other: it decides, writes the whole record durably, shows it to this process's
 //!   [`Guard`](rdb_proto::auth::Guard), and answers.
 //!
 //! Invariants:
-//! - A change that was answered holds at this process and at every later one on the data directory. Stores ask for it every two
-//!   seconds.
-//! - A change whose write failed is neither shown nor answered as done. The next process may find it.
+//! - An answered change holds in this process and in every later one on the data directory. Stores ask for changes every two seconds.
+//! - A change whose write failed is not shown, and not answered as done. The next process may find it.
 //! - Two different records never have the same version, also when the data directory was restored from an older copy with
 //!   `--tso-advance-ms`: stores ask by version.
-//! - As soon as a user has the role admin and a credential, there is always one.
+//! - Once there is an admin with a credential, there is always one.
 //!
-//! Users are kept whether rights are enforced or not. Whether they are is up to the [`Guard`](rdb_proto::auth::Guard), which is off
-//! without `--auth`.
+//! Users are kept even if rights are not enforced. The [`Guard`](rdb_proto::auth::Guard) enforces them; without `--auth` it is off.
 
 mod change;
 mod keeper;

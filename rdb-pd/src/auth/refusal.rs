@@ -1,12 +1,12 @@
-//! Why users are not changed as asked for.
+//! Why a change of users is refused.
 
 use rdb_proto::auth::BadGrant;
 use rdb_proto::auth::limits::{
     GRANTS_MAX, NAME_BYTES_MAX, RIGHTS_BYTES_MAX, SUBJECT_BYTES_MAX, TOKENS_MAX, USERS_MAX,
 };
 
-/// A change or a question is refused. Each says what is wrong and what would be right; none shows a token or a prefix,
-/// nor a subject but the one that was asked for.
+/// A change or a question is refused. Each says what is wrong and what would be right. None shows a token, a prefix, or
+/// any subject except the requested one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error(

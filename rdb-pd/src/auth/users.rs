@@ -1,4 +1,4 @@
-//! All users at one moment, and what changes make of them.
+//! All users at one moment, and the results of changes.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -25,17 +25,17 @@ const RESTORED_VERSIONS_SKIPPED: u64 = 1_000_000;
 /// Longest subject that a refusal shows, in bytes.
 const SHOWN_SUBJECT_BYTES_MAX: usize = 256;
 
-/// How far below the longest record that is accepted one stays that grows, in bytes. A change that takes something away may use that: its
-/// version may be longer than the last one.
+/// Bytes that a growing record leaves below the longest accepted record. A change that removes something may use them, since its version
+/// may be longer than the last one.
 const SPARE_BYTES: usize = 16;
 
 /// All users and what they are granted.
 ///
 /// - Users are in the order of their names, which are unique, and so are subjects.
-/// - Each has a token or a subject, so that somebody can be it.
-/// - Grants are what the protocol says of them, and no user has the same twice.
+/// - Each has a token or a subject, so that somebody can sign in as it.
+/// - Grants are as the protocol defines them, and no user has the same grant twice.
 /// - [`Rights::of`] accepts it.
-/// - What comes of a change has a greater version. Once a user is an admin, there is always one.
+/// - A change results in a greater version. Once a user is an admin, there is always one.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Users {
     message: authpb::Rights,
@@ -142,8 +142,8 @@ impl Users {
 
     /// The same users in a data directory that may be an older copy: no store has seen the version.
     ///
-    /// That is the time in microseconds. Changes are fewer than one in each, so a later restore of the same copy finds a greater one.
-    /// The skip is for a clock that is behind.
+    /// The version is the time in microseconds. There is less than one change per microsecond, so a later restore of the same copy
+    /// finds a greater version. The skip is for a clock that is behind.
     pub(super) fn restored(&self, now: SystemTime) -> Self {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_us = u64::try_from(now.as_micros()).unwrap_or(VERSION_MAX);
@@ -181,7 +181,7 @@ impl Users {
             return Ok(None);
         }
         next.message.version += 1;
-        // What takes away is never refused for want of room.
+        // Changes that remove something are never refused for lack of room.
         if size == Size::Grows && next.encoded_bytes() > RIGHTS_BYTES_MAX - SPARE_BYTES {
             return Err(Refusal::RightsFull);
         }
@@ -349,7 +349,7 @@ enum Size {
     Shrinks,
 }
 
-/// Checks a subject, of which an empty one is none.
+/// Checks a subject. An empty one means none.
 fn check_subject(subject: &str) -> Result<(), Refusal> {
     let bytes = subject.len();
     if bytes > SUBJECT_BYTES_MAX {

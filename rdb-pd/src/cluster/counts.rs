@@ -21,10 +21,9 @@ pub struct ClusterCounts {
     pub leaving: usize,
     /// Regions.
     pub regions: usize,
-    /// Replicas that a region is to have if there are stores for them.
+    /// Replicas that a region should have if there are stores for them.
     pub replicas: usize,
-    /// Regions of which fewer voters live than they are to have, on the stores that there are. Also those that get another one just
-    /// now.
+    /// Regions with fewer live voters than they should have on the present stores. Also those that get another one just now.
     pub under_replicated: usize,
 }
 

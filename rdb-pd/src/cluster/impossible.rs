@@ -1,4 +1,4 @@
-//! Why what an operator asks for is not done.
+//! Why an operator's request is refused.
 
 use super::DISCONNECTED_AFTER;
 use super::operators::OPERATORS_MAX;
@@ -70,7 +70,7 @@ pub enum Impossible {
         /// The store.
         store_id: u64,
     },
-    /// What is to be moved would only be removed: the other store has a replica already.
+    /// The move would only remove a replica: the other store already has one.
     #[error(
         "store {to} has a replica of region {region_id} already, so a move would only take away the one on store {from}. If this is the \
          rest of a move that was cancelled, has timed out, or was under way when the placement driver has started: `rdbctl operator \
@@ -87,7 +87,7 @@ pub enum Impossible {
         to: u64,
         /// How many replicas the region has that vote.
         voters: usize,
-        /// How many it is to have.
+        /// How many it should have.
         kept: usize,
     },
     /// The store sends no heartbeats.
@@ -105,10 +105,10 @@ pub enum Impossible {
     NoRoom {
         /// The store.
         store_id: u64,
-        /// What it is to have free.
+        /// How much it needs free.
         needed: u64,
     },
-    /// The store is to leave.
+    /// The store is leaving.
     #[error("store {store_id} is leaving; it gets no replicas")]
     Leaves {
         /// The store.
@@ -128,7 +128,7 @@ pub enum Impossible {
         /// The store.
         store_id: u64,
     },
-    /// Too few stores can take the replicas of a store that is to leave.
+    /// Too few stores can take the replicas of the store that should leave.
     #[error(
         "region {region_id} is to keep {needed} replicas, and without store {store_id} {usable} stores can hold one, are up and \
          do not leave. Add a store first; or, if fewer replicas are enough, start rdb-pd with a lower --replicas and ask again"
@@ -138,7 +138,7 @@ pub enum Impossible {
         store_id: u64,
         /// A region on it, or on another one that leaves.
         region_id: u64,
-        /// How many voters that is to keep.
+        /// How many voters it should keep.
         needed: usize,
         /// How many other stores could have one.
         usable: usize,
@@ -154,7 +154,7 @@ pub enum Impossible {
     },
 }
 
-/// What comes of a region with so many voters once nobody asks for more.
+/// What happens to a region with `voters` voters once nobody asks for more.
 fn prospect(voters: usize, kept: usize) -> String {
     if voters > kept {
         format!("If nobody asks, one goes by itself: the region has {voters}, and {kept} are kept.")

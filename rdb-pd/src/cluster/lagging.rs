@@ -1,26 +1,26 @@
 //! Peers that lag behind, as the leaders of their regions say: learners that are given up, and voters that are absent.
 //!
-//! The store of a learner may be unreachable for the leader, or have a full disk. The learner would wait for ever, and keep other
-//! regions from having any. So it is given up after a while, and its store gets no other one of that region for a while, each
-//! time for twice as long, until a peer of the region lives there.
+//! The store of a learner may be unreachable for the leader, or have a full disk. The learner would wait for ever, and take the
+//! place of other regions' learners. So it is given up after a while. Then its store gets no other learner of that region for a
+//! while, each time for twice as long, until a peer of the region lives there.
 //!
 //! A voter may be dead though its store is up: its group could not be opened, or has ended, or the store crashes again and again. It is
-//! absent once its leader has not heard of it for [`DISCONNECTED_AFTER`]. It is lost once it was *away* for as long as a store is silent
-//! before it is down, and longer if there is much data:
+//! absent once its leader has not heard of it for [`DISCONNECTED_AFTER`]. It is lost once it was *away* for as long as a store has to be
+//! silent to be down, and longer if there is much data:
 //!
-//! - Time counts as away between two reports of one leader, less than [`DISCONNECTED_AFTER`] apart, if in both a majority of the voters
-//!   lives, and the voter does not, whether or not its store is silent. This process has to be awake in between.
-//! - Time in which the leader says that the voter lives is taken off, [`PAYS_BACK`] times. So a voter that lives for more than a third of
-//!   the time is not lost.
+//! - The time between two reports of one leader counts as away if they are less than [`DISCONNECTED_AFTER`] apart, and in both a
+//!   majority of the voters lives and the voter does not, whether or not its store is silent. This process has to be awake in between.
+//! - Time in which the leader says that the voter lives is subtracted, [`PAYS_BACK`] times. So a voter that lives for more than a third
+//!   of the time is not lost.
 //! - All other time changes nothing: between two leaders, while no leader reports, in a sleep of this process.
-//! - A voter that is lost is so until it lives.
+//! - A lost voter stays lost until it lives.
 //!
-//! What counts is counted as a part of the bound as it is at that moment. So another size of the region, or another setting, makes no voter
-//! lost by itself, and changes nothing that is stored.
+//! Time away is counted as a fraction of the bound at that moment. So a change of the region's size or of the setting makes no voter lost
+//! by itself, and changes nothing that is stored.
 //!
-//! What voters were away for is stored in whole [`PARTS`] of the bound, without the last one. So a placement driver that is started anew goes on
-//! with most of it, and takes none for lost that has come back meanwhile, and was away for a moment when it asked. All else is in memory only,
-//! and one that is started on a directory that may be an older copy forgets what is stored.
+//! Time away is stored in whole [`PARTS`] of the bound, without the last part. So a restarted placement driver goes on with most of it. And
+//! it does not take a voter for lost that has come back meanwhile and was briefly away when it asked. Everything else is only in memory. A
+//! placement driver whose directory may be an older copy forgets what is stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -40,13 +40,13 @@ const BYTES_PER_SECOND: u64 = 4 << 20;
 /// How long the store of a learner that was given up is left alone the first time.
 pub(super) const LEFT_ALONE_FOR: Duration = Duration::from_secs(10 * 60);
 
-/// The longest that a store is left alone. A store that was not tried again for as long after that begins anew.
+/// The longest that a store is left alone. A store that was not tried again for the same time after that starts over.
 const LEFT_ALONE_FOR_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How many times the time in which a voter lives is taken off that in which it was away.
 const PAYS_BACK: u128 = 2;
 
-/// What a voter was away for is stored as often as another one of these parts of what makes it lost has passed.
+/// The time that a voter was away is stored each time it reaches another of this many parts of the time that makes it lost.
 const PARTS: u32 = 8;
 
 /// What a voter that is lost was away for. A power of two, so that all parts are whole.
@@ -57,7 +57,7 @@ pub(super) fn patience(bytes: u64) -> Duration {
     PATIENCE + transfer_time(bytes)
 }
 
-/// How long a peer may take to get so much.
+/// How long a peer may take to get that many bytes.
 pub(super) fn transfer_time(bytes: u64) -> Duration {
     Duration::from_secs(bytes / BYTES_PER_SECOND)
 }
@@ -90,7 +90,7 @@ pub(super) struct Bounds {
     pub(super) lost_after: Duration,
 }
 
-/// Those of one region.
+/// The peers of one region that lag behind.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Lagging {
     /// Since when each has lagged behind, as one leader says without a pause, by their ids.
@@ -99,7 +99,7 @@ pub(super) struct Lagging {
     away: BTreeMap<u64, Away>,
     /// When the last report of the present leader came, if a majority lived in it.
     counted_at: Option<Instant>,
-    /// What is to be stored of `away`, and what is.
+    /// What should be stored of `away`, and what is stored.
     to_store: Vec<AwayVoter>,
     stored: Vec<AwayVoter>,
     /// The stores whose learners were given up.
@@ -132,7 +132,7 @@ impl Away {
     }
 }
 
-/// Which part of the bound some time is, rounded up: as many times as there are in the bound make it whole.
+/// The part of the bound that a time is, rounded up, so that parts of the whole bound add up to at least the whole.
 fn part_of(time_ns: u128, lost_after: Duration) -> u64 {
     let part = time_ns.saturating_mul(u128::from(LOST));
     let part = part.div_ceil(lost_after.as_nanos().max(1));
@@ -166,8 +166,7 @@ impl GivenUp {
 }
 
 impl Lagging {
-    /// Takes what a leader says. `awake_since`: this process has listened since then. Returns the stores whose learners are given
-    /// up now.
+    /// Takes a leader's report. `awake_since`: this process has listened since then. Returns the stores whose learners are given up now.
     pub(super) fn note(
         &mut self,
         seen: Seen<'_>,
@@ -239,7 +238,7 @@ impl Lagging {
         self.to_store = to_store.filter(|voter| voter.away_eighths > 0).collect();
     }
 
-    /// What is to be stored of voters that were away, if it is not what is stored.
+    /// What to store about voters that were away, if that differs from what is stored.
     pub(super) fn unstored(&self) -> Option<&[AwayVoter]> {
         (self.to_store != self.stored).then_some(&self.to_store)
     }
@@ -279,15 +278,15 @@ impl Lagging {
         self.stored = voters;
     }
 
-    /// Another leader has reported, or the same one after a silence. Forgets for how long peers have lagged behind, since a learner may
-    /// have got nothing in between. What voters were away for stays.
+    /// Another leader has reported, or the same one after a silence. Forgets how long peers have lagged behind, since a learner may
+    /// have got nothing in between. The time that voters were away stays.
     pub(super) fn begin_anew(&mut self) {
         self.behind_since.clear();
         self.counted_at = None;
     }
 
-    /// The voters that are absent, as the leader has said last, at `reported_at`, and those that are lost. The store of a lost one may be
-    /// silent.
+    /// The voters that are absent by the leader's last report, at `reported_at`, and those that are lost. The store of a lost voter may
+    /// be silent.
     pub(super) fn absent(
         &self,
         peers: &[Peer],
@@ -319,7 +318,7 @@ impl Lagging {
         !was_left_alone
     }
 
-    /// Begins anew with a store, since an operator wants it to have a replica.
+    /// Starts over with a store, since an operator wants it to have a replica.
     pub(super) fn forgive(&mut self, store_id: u64, peers: &[Peer]) {
         self.given_up.remove(&store_id);
         for peer in peers.iter().filter(|peer| peer.store_id == store_id) {
@@ -399,7 +398,7 @@ mod tests {
         assert_eq!(lagging.given_up(now + LEFT_ALONE_FOR).count(), 0);
     }
 
-    /// Three voters, of which the third one is looked at. One leader reports every five seconds.
+    /// Three voters; the test looks at the third. One leader reports every five seconds.
     struct Watch {
         lagging: Lagging,
         voters: [Peer; 3],
@@ -430,7 +429,7 @@ mod tests {
             (at(self.awake_since), at(self.seconds))
         }
 
-        /// Reports in which these live and the stores of these are up, for so long.
+        /// Reports for this long, in which these peers live and the stores of these are up.
         fn pass(&mut self, seconds: u64, live: &[u64], up: &[u64]) {
             for _ in 0..seconds / 5 {
                 self.seconds += 5;

@@ -1,11 +1,11 @@
 //! Stores that leave: what was asked for, and when it is done.
 //!
-//! A store that is to leave gets no replicas, and those that it has are moved, see `steps.rs`. Once no region has a peer on it,
-//! it has left. Its record stays, so that its process and copies of its data directory are refused for good. So no store has left
-//! before the leaders of all regions have reported to this process: its data directory may be an older copy.
+//! A leaving store gets no replicas, and those that it has are moved, see `steps.rs`. Once no region has a peer on it, it has
+//! left. Its record stays, so that its process and copies of its data directory are refused for good. So a store counts as left
+//! only after the leaders of all regions have reported to this process, whose data directory may be an older copy.
 //!
-//! What counts is how many voters each region is to have, not how many it has at the moment: it may be growing, or a replica of it
-//! may just have been removed.
+//! A store may leave if the others can hold as many voters as each region should have. That may be more than the region has now:
+//! it may be growing, or a replica may just have been removed.
 
 use std::time::Instant;
 
@@ -43,7 +43,7 @@ impl State {
         })])
     }
 
-    /// The stores that are to leave, have no replica any more, and are not about to get one.
+    /// The leaving stores that no longer have a replica and are not about to get one.
     pub(super) fn decide_departures(&self, now: Instant) -> Vec<Change> {
         let mut regions = self.regions.values();
         if regions.any(|known| known.leadership.is_none()) {
@@ -90,8 +90,8 @@ impl State {
         })
     }
 
-    /// Each region that has to move, or that grows, could have as many voters on other stores as it is to have: one on this store, or
-    /// on another one that leaves, or with fewer voters than it can have. A store that was not heard of yet may be one of those.
+    /// Checks that other stores can hold the voters of each region that is on this store or on another leaving store, or that has
+    /// fewer voters than it can have. A store that was not heard of yet may be one of the others.
     fn check_others_suffice(&self, store_id: u64, now: Instant) -> Result<(), Impossible> {
         let fit = self.confirmed().filter(|store| {
             let record = &store.record;

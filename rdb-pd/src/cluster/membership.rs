@@ -1,12 +1,12 @@
-//! Steps for the leaders that report, ids for the peers that they add, and replicas that are no members any more.
+//! Steps for reporting leaders, ids for the peers that they add, and replicas that are no longer members.
 //!
-//! - A step is for the members that its leader has reported, if those are stored. The leader of an earlier term gets none.
+//! - A step is for the members that the leader has reported, if those are stored. A leader of an earlier term gets none.
 //! - The id of a new peer is durable before it is answered. For the same members and the same store it stays the same. So
 //!   two leaders that take the same step add the same peer, and no id ever stands for peers on two stores.
-//! - Peers that may be about to be added are known, also after a restart, until the members are others. What a store holds
-//!   for one of them is not taken for a replica that was removed.
-//! - Nothing is taken for removed before the leader of the region has reported to this process: its data directory may be an
-//!   older copy. A store that is not in it may have registered since, and counts as silent at first.
+//! - Peers that may be about to be added are known, also after a restart, until the members have changed. A store's data
+//!   for such a peer is not taken for a removed replica.
+//! - No replica is taken for removed before the leader of its region has reported to this process, whose data directory may
+//!   be an older copy. A store that is not in the directory may have registered since, and counts as silent at first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -45,7 +45,7 @@ impl From<&Report> for Led {
     }
 }
 
-/// A peer that a region is to get, and that has no id yet.
+/// A peer that a region will get, and that has no id yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Nameless {
     led: Led,
@@ -56,8 +56,8 @@ pub(super) struct Nameless {
 pub(super) struct Surroundings {
     pub(super) now: Instant,
     pub(super) places: BTreeMap<u64, Place>,
-    /// The regions that have learners that catch up, or are about to. One without a leader that reports is none of them: its
-    /// learners get nothing.
+    /// The regions with learners that catch up, or that are about to get some. A region without a reporting leader does not
+    /// count: its learners get nothing.
     learning: BTreeSet<u64>,
 }
 
@@ -91,9 +91,10 @@ impl State {
         changes
     }
 
-    /// The next step of each of these regions, and the new peers whose steps wait for an id. Operators that are done, or over, end.
+    /// The next step of each of these regions, and the new peers whose steps wait for an id. Operators that are done, or whose time
+    /// is over, end.
     ///
-    /// All that is returned has to be answered to the leader: who is asked to lead has a little time from now on.
+    /// Send everything that is returned to the leader: a peer that is asked to lead has a little time from now on.
     pub(super) fn take_steps(
         &mut self,
         led: &[Led],
@@ -120,8 +121,8 @@ impl State {
         (steps, nameless)
     }
 
-    /// The steps that add these peers, now that they have ids. A region that has another leader or other members by now gets none,
-    /// nor does a store that is to leave by now, or has left.
+    /// The steps that add these peers, now that they have ids. A region with another leader or other members by now gets none, nor
+    /// does a store that is leaving by now, or has left.
     pub(super) fn take_named(&mut self, named: &[Nameless], now: Instant) -> Vec<RegionStep> {
         let steps = named.iter().filter_map(|&Nameless { led, store_id }| {
             self.as_led(&led)?;
@@ -135,7 +136,7 @@ impl State {
         steps.collect()
     }
 
-    /// Those of the replicas that a store holds, and does not lead, that are no members any more.
+    /// The replicas that a store holds and does not lead, and that are no longer members.
     pub(super) fn removed_of(&self, store_id: u64, holds: &[HeldPeer]) -> Vec<HeldPeer> {
         let is_removed = |held: &&HeldPeer| {
             let known = self.region_by_id(held.region_id);
@@ -217,7 +218,7 @@ impl State {
         }
     }
 
-    /// The voters of a region that do not live though their stores are up, as its leader has said last. One that is lost stays so while
+    /// The voters of a region that do not live although their stores are up, by the leader's last report. A lost voter stays lost while
     /// its store is silent again.
     pub(super) fn absent(&self, known: &KnownRegion, now: Instant) -> Vec<Absent> {
         let Some(reported_at) = known.reported_at.filter(|&at| is_recent(at, now)) else {
@@ -292,7 +293,7 @@ impl State {
 }
 
 impl KnownRegion {
-    /// The step as its leader is told of it. `None`: it needs a new peer, which has no id yet.
+    /// The step in the form for its leader. `None`: it needs a new peer, which has no id yet.
     fn take_step(&mut self, step: Step, now: Instant) -> Option<RegionStep> {
         let step = match step {
             Step::AddLearner(store_id) => {
@@ -337,9 +338,9 @@ impl KnownRegion {
         self.adding_at.is_some_and(is_recent) || peers.any(|peer| peer.learner && is_behind(peer))
     }
 
-    /// Whether a replica is no member any more. The members are those that a leader has applied, later than the replica: so
-    /// it is not one that was added since. A replica that waits for its data gives up by itself. Of a region that is stored as
-    /// of before its peer was added, nobody but the members and those that are about to be added have use.
+    /// Whether a replica is no longer a member. The members come from a leader that has applied more than the replica, so the
+    /// replica was not added since. A replica that waits for its data gives up by itself. A replica whose data is from before
+    /// its peer was added (peer id 0) is of use only to members and to peers that are about to be added.
     fn has_removed(&self, store_id: u64, held: &HeldPeer) -> bool {
         let mut expected = self.region.peers.iter().chain(&self.new_peers);
         let (is_expected, since) = if held.peer_id == 0 {

@@ -2,17 +2,17 @@
 //!
 //! - `state.rs`: the state of the cluster, and its durable part.
 //! - `stores.rs`, `regions.rs` and `reports.rs`: decisions, as pure functions of the state, the request and the time.
-//!   `record.rs` is what a store's record says and how it goes on, `refusal.rs` why a start is refused.
+//!   `record.rs` is a store's record and how it evolves, `refusal.rs` why a start is refused.
 //! - `registrar.rs`: the one task that decides, makes the decision durable and applies it to the state.
-//! - `steps.rs`: the next step of a region, as a pure function. `membership.rs` is what it is made of and what becomes of it,
-//!   `lagging.rs` which learners are given up and which voters are absent, `operators.rs` what somebody asks for, `impossible.rs`
-//!   why not, `leaving.rs` how stores leave.
-//! - `counts.rs`: how many stores and regions there are, for whoever watches. `overview.rs` is what the page shows of them.
+//! - `steps.rs`: the next step of a region, as a pure function. `membership.rs` has its inputs and hands out its result,
+//!   `lagging.rs` says which learners are given up and which voters are absent, `operators.rs` is what operators ask for,
+//!   `impossible.rs` why that is refused, and `leaving.rs` how stores leave.
+//! - `counts.rs`: how many stores and regions there are, for monitoring. `overview.rs` is what the page shows of them.
 //! - `strangers.rs`: what is refused or ignored because this data directory does not know it, and what that says of the directory.
 //! - `listening.rs`: since when this process can tell that a store is silent.
 //!
-//! The service holds a [`Cluster`]. Heartbeats are kept in memory only, except for changes of regions and for how long voters were
-//! away: after a restart no store counts as heard of, and no leader as reported, until its next heartbeat.
+//! The service holds a [`Cluster`]. Heartbeats are kept only in memory, except for changes of regions and for how long voters were
+//! away. So after a restart no store counts as heard of, and no leader as reported, until its next heartbeat.
 
 mod counts;
 mod impossible;
@@ -83,7 +83,7 @@ pub const STORES_MAX: usize = 10_000;
 /// Longest encoding of a store in a list: its address of up to 255 bytes, and numbers.
 const STORE_BYTES_MAX: usize = 352;
 
-/// The same of what a store does, which only the list of stores has.
+/// The same with the load of a store, which only the list of stores has.
 const LOAD_BYTES_MAX: usize = 80;
 
 /// How often a store is asked to send a heartbeat while somebody looks at the page, so that it shows what stores do at the moment.
@@ -92,7 +92,7 @@ const WATCHED_INTERVAL: Duration = Duration::from_secs(1);
 /// What a store has told that it does counts for two heartbeats.
 const LOAD_AGE_MAX: Duration = Duration::from_secs(2 * HEARTBEAT_INTERVAL.as_secs());
 
-/// For how long what the page shows is not put together anew: a little less than the time between two looks of one page.
+/// How long the content of the page is reused: a little less than the time between two requests of one page.
 const OVERVIEW_AGE_MAX: Duration = Duration::from_millis(900);
 
 /// For how long after a look at the page somebody counts as looking.
@@ -123,7 +123,7 @@ const UNCONFIRMED_STORES_MAX: usize = 256;
 pub struct Settings {
     /// How many stores the first region waits for.
     pub initial_replicas: usize,
-    /// How many voters each region is to have, as far as there are stores.
+    /// How many voters each region should have, if there are enough stores.
     pub replicas: usize,
     /// After how long without a heartbeat a store is down.
     pub store_down_after: Duration,
@@ -239,7 +239,7 @@ impl Cluster {
     }
 
     /// Takes a store's heartbeat. Changes of regions that it causes are durable when it is answered, and so are the ids of
-    /// peers that it tells.
+    /// peers in the answer.
     ///
     /// # Errors
     ///
@@ -342,7 +342,7 @@ impl Cluster {
         self.ask(question).await
     }
 
-    /// Has a region get a voter on one store, and lose its peer on another one.
+    /// Asks for a voter of a region on one store, and the removal of its peer on another one.
     ///
     /// # Errors
     ///
@@ -391,8 +391,8 @@ impl Cluster {
         self.shared.read(|state| state.counts(Instant::now()))
     }
 
-    /// All that the page shows, put together at most once in [`OVERVIEW_AGE_MAX`]. With many regions that takes a while: not for
-    /// a thread that serves. Somebody looks at it: stores are asked to report more often for a while.
+    /// All that the page shows, put together at most once in [`OVERVIEW_AGE_MAX`]. With many regions that takes a while, so do
+    /// not call it on a serving thread. Since somebody looks at the page, stores are asked to report more often for a while.
     pub(crate) fn overview(&self) -> Arc<Overview> {
         self.overview_at(Instant::now())
     }

@@ -1,7 +1,7 @@
-//! What operators ask of single regions, and what became of it. Kept in memory only.
+//! What operators ask of single regions, and the results. Kept only in memory.
 //!
-//! An operator ends when the region is as it asks, when somebody cancels it, when it has taken too long, or when its learner was
-//! given up. A learner that it leaves on a store that is silent is given up, too: it would hold up what the region needs itself.
+//! An operator ends when the region is as requested, when somebody cancels it, when it has taken too long, or when its learner
+//! was given up. A learner that it leaves behind on a silent store is given up, too: it would hold up the region's own needs.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -284,7 +284,7 @@ impl State {
         }
     }
 
-    /// What comes of one replica more than are kept.
+    /// What happens to one replica more than are kept.
     fn surplus_of(&self, region_id: u64, wish: Wish) -> Option<String> {
         if wish.add.is_none() || wish.remove.is_some() {
             return None;
@@ -297,8 +297,8 @@ impl State {
         })
     }
 
-    /// Whether the region is as the wish asks. That is not known before its leader has reported to this process: what is stored may
-    /// be older, most of all in a copy.
+    /// Whether the region is as the wish asks. That is unknown before its leader has reported to this process: the stored region
+    /// may be older, above all in a copy.
     fn check_wish(&self, region_id: u64, wish: Wish, now: Instant) -> Result<bool, Impossible> {
         let Some(known) = self.region_by_id(region_id) else {
             let regions = self.regions.values().map(|known| &known.region.id);
@@ -350,8 +350,8 @@ impl State {
                 present,
             });
         };
-        // It may be that the store has got its voter for the same wish, which was forgotten since. But then a voter that was too many
-        // may be gone meanwhile, and this one would be missed. Somebody who sees how many there are may finish it.
+        // The store may have got its voter for the same wish, which was forgotten since. But then a surplus voter may be gone
+        // meanwhile, and this one would be missed. An operator who sees how many there are may finish it.
         if let Some(to) = wish.add.filter(|&store_id| is_voter(store_id)) {
             return Err(Impossible::NoMove {
                 region_id,

@@ -1,7 +1,7 @@
-//! The cluster as its page shows it. Keys are no part of it.
+//! The cluster as its page shows it, without keys.
 //!
-//! A large cluster takes a while to look through. So the state is let go of after each [`SLICE_REGIONS`], and heartbeats do not wait
-//! for the page. A region that is split meanwhile is shown as it was before or as it is afterwards.
+//! Looking through a large cluster takes a while. So the lock of the state is released after each [`SLICE_REGIONS`], and heartbeats
+//! do not wait for the page. A region that is split meanwhile is shown as before or as after the split.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -59,9 +59,9 @@ pub(crate) struct ShownRegion {
 pub(crate) struct ClusterLoad {
     pub(crate) reads_per_s: f64,
     pub(crate) writes_per_s: f64,
-    /// That of the store where it is highest.
+    /// The highest of all stores.
     pub(crate) read_p99: Option<Duration>,
-    /// The same of writes.
+    /// The same for writes.
     pub(crate) write_p99: Option<Duration>,
     pub(crate) write_queue_bytes: u64,
 }

@@ -1,4 +1,4 @@
-//! The record of a store: which starts it knows, and which come after.
+//! The record of a store: which starts it knows, and which may follow.
 
 use super::refusal::RegisteredStore;
 use super::stores::{Registration, Start};

@@ -11,10 +11,10 @@ use super::state::{Change, KnownRegion, KnownStore, State};
 use crate::keys::Counters;
 
 impl State {
-    /// The first region, if there is none yet and there are enough stores for it: the one that asks, which has kept its id,
-    /// and others that have, too, and are up. A silent store may never come back, and the region would lack a replica. One
-    /// that is to leave gets none, and one that takes no replicas only the sole one. Where a store has replicas, or is not known here, the
-    /// cluster has had its first region, and only this data directory lacks it.
+    /// The first region, if there is none yet and there are enough stores for it: the one that asks, which has kept its id, and others
+    /// that have kept theirs and are up. A silent store may never come back, and the region would lack a replica. A leaving store gets no
+    /// replica, and a store that takes no replicas gets only a sole one. If any store has replicas or is unknown here, the cluster has had
+    /// its first region, and only this data directory lacks it.
     pub(super) fn decide_first_region(&self, store_id: u64, now: Instant) -> Vec<Change> {
         if !self.regions.is_empty() || self.is_behind(now) {
             return Vec::new();

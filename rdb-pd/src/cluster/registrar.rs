@@ -34,7 +34,7 @@ pub(super) enum Question {
     Heartbeat(Heartbeat, Answer<()>),
     /// Peers that leaders are to add need ids.
     NewPeers(Vec<Nameless>, Answer<()>),
-    /// A store is to leave, or to stay after all.
+    /// A store should leave, or stay after all.
     Leaving {
         store_id: u64,
         is_leaving: bool,
@@ -60,7 +60,7 @@ impl Registrar {
 
     async fn answer_questions(&mut self) {
         while let Some(question) = self.questions.recv().await {
-            // The caller may hang up meanwhile. The decision stands.
+            // The caller may hang up meanwhile. The decision holds.
             match question {
                 Question::Registration(registration, answer) if !answer.is_closed() => {
                     let _ = answer.send(self.register(&registration).await);

@@ -1,12 +1,12 @@
 //! Who leads each region, as the leaders themselves say.
 //!
-//! - Of the reports on a region the one with the highest term counts; of several with that term, the last. There is one
-//!   leader in a term, so these come from the same peer.
-//! - Reports are kept in memory only. After a restart nobody leads a region of several peers, until a heartbeat of its
-//!   leader arrives.
-//! - A leader whose store falls silent is named until another one reports a higher term.
+//! - The report on a region with the highest term counts; among several with that term, the last one. A term has one
+//!   leader, so these come from the same peer.
+//! - Reports are kept only in memory. After a restart a region of several peers counts as led by nobody until its
+//!   leader's heartbeat arrives.
+//! - A leader whose store falls silent is still named until another leader reports a higher term.
 //! - A report describes the region as its leader has applied it. If only the peers have changed since the region was stored,
-//!   they are stored anew. What a leader of an earlier term says of them does not count.
+//!   they are stored anew. A report of them by a leader of an earlier term does not count.
 
 use std::cmp::Reverse;
 use std::time::Instant;
@@ -37,7 +37,7 @@ pub struct Heartbeat {
     pub holds: Vec<HeldPeer>,
     /// Whether it says that it takes no replicas of regions that others hold, too.
     pub takes_no_replicas: bool,
-    /// What it has done lately, if it says so. Of a time longer than 0.
+    /// What it has done lately, if it says so. The period that this covers is not 0.
     pub load: Option<StoreLoad>,
 }
 
@@ -67,10 +67,10 @@ pub struct Report {
     pub epoch: RegionEpoch,
     /// The peers of the region at that epoch.
     pub peers: Vec<Peer>,
-    /// Those of them that the leader has heard of lately and that have caught up, itself among them if it hears of a majority. `None`:
-    /// it does not tell.
+    /// The peers that the leader has heard of lately and that have caught up, including itself if it hears of a majority. `None`: it
+    /// does not say.
     pub live: Option<Vec<u64>>,
-    /// About how many bytes the region holds. `None`: it does not tell.
+    /// About how many bytes the region holds. `None`: it does not say.
     pub bytes: Option<u64>,
 }
 
@@ -169,8 +169,8 @@ impl State {
         stats.map_or(0, |stats| stats.data_bytes)
     }
 
-    /// Leaves the reports that change what is stored, as many as one write takes: of regions whose peers have changed, and then of those
-    /// whose voters were away, first those of which the most is not stored. So none waits for ever behind others that change, too.
+    /// Keeps the reports that change what is stored, as many as one write takes: first those of regions whose peers have changed, then
+    /// those of regions whose voters were away, the most unstored time first. So none waits for ever behind others that also change.
     pub(super) fn retain_changes(&self, store_id: u64, reports: &mut Vec<Report>) {
         let (mut changed, others): (Vec<_>, Vec<_>) = std::mem::take(reports)
             .into_iter()
@@ -201,7 +201,7 @@ impl State {
         changed.chain(away.map(Change::Away)).collect()
     }
 
-    /// What is to be stored of the region's voters that were away, if it is not.
+    /// What to store about the region's voters that were away, if it is not stored.
     fn unstored_away(&self, report: &Report) -> Option<AwayVoters> {
         let known = self.region_by_id(report.region_id)?;
         let voters = known.lagging.unstored()?.to_vec();
@@ -240,7 +240,7 @@ impl State {
 
 impl KnownRegion {
     /// The peer that leads, and the term in which it was elected; 0: not reported. Nobody else can lead the region of a sole
-    /// peer, so that one needs no report. A sole learner waits for a leader that was not heard of.
+    /// peer, so it needs no report. A sole learner waits for a leader that was not heard of.
     pub(super) fn leader(&self) -> Option<(&Peer, u64)> {
         let peers = &self.region.peers;
         let reported = self.leadership.and_then(|Leadership { peer_id, term }| {

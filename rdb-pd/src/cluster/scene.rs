@@ -136,7 +136,7 @@ impl Scene {
         self.beat_counting(store_id, 0);
     }
 
-    /// The same, which says that it has so many regions, and names none.
+    /// The same, but it says that it has `region_count` regions and names none.
     pub(super) fn beat_counting(&mut self, store_id: u64, region_count: u64) {
         self.beat_with(store_id, &[], Some(region_count));
     }

@@ -182,9 +182,9 @@ impl State {
         Ok(state)
     }
 
-    /// The changes that make a data directory usable that may be an older copy. Ids that were given out since are skipped.
-    /// The next start of every store is accepted, since the directory may not know its last one. Voters that were away may have come back
-    /// long since.
+    /// The changes that make a data directory usable when it may be an older copy. Ids that were given out since are skipped. The next
+    /// start of every store is accepted, since the directory may not know its last one. Voters that were away may have come back long
+    /// ago.
     pub(super) fn changes_after_restore(&self) -> Vec<Change> {
         let counters = Counters {
             store_id: self.counters.store_id + RESTORED_IDS_SKIPPED,

@@ -1,30 +1,30 @@
-//! The next step of a region, as a pure function: what is known goes in, at most one step comes out.
+//! The next step of a region, as a pure function of what is known. At most one step comes out.
 //!
 //! The rules, in this order:
 //!
-//! 1. While a store of the region is [`Unheard`](Liveness::Unheard), nothing is decided, nor while the leader hears of no majority: it
-//!    can change nothing.
-//! 2. What an operator asks for goes first. The rest waits for it.
-//! 3. Learners that nothing needs are removed, and so are those whose store is to be done without. Those are kept that will be
-//!    needed once stores are tried again whose learners were given up, or are back from silence.
-//! 4. Too few voters, or one whose store is to be done without: learners on the best stores, as many as are needed, or none
-//!    if there are too few stores for all of them. Then they are promoted, the last one first.
-//! 5. Too many voters, or an even number above the first one below with one on such a store: one on a store that is down goes,
-//!    else one on a store that leaves, else one that does not live, else the one with the lowest id. The leader stays, or hands
-//!    over first.
+//! 1. Nothing is decided while a store of the region is [`Unheard`](Liveness::Unheard), or while the leader hears of no majority and
+//!    so can change nothing.
+//! 2. An operator's request goes first. The rest waits for it.
+//! 3. Learners that nothing needs are removed, and so are learners on stores that have to go. Learners are kept if they will
+//!    be needed once their stores are back from silence, or are tried again after their learners were given up.
+//! 4. Too few voters, or a voter on a store that has to go: learners are added on the best stores, as many as are needed,
+//!    or none if there are too few stores for all of them. Then they are promoted, the last one first.
+//! 5. Too many voters, or an even number above the first number below with a voter on such a store: a voter on a store that is
+//!    down goes, else one on a leaving store, else one that does not live, else the one with the lowest id. The leader stays,
+//!    or hands over first.
 //!
-//! Two numbers of voters are aimed at. Each is the setting, or the largest odd number of stores below it: an even number of
-//! voters survives no more losses than the odd one below it, and needs one voter more. A region *grows* to what it can have
-//! at the moment: on its own stores that are not down, and on others that are up. It *shrinks* to what its own stores and all
+//! There are two target numbers of voters. Each is the setting, or the largest odd number of stores below it: an even number
+//! of voters survives no more losses than the odd one below it, and needs one voter more. A region *grows* to what it can
+//! have now: on its own stores that are not down, and on others that are up. It *shrinks* to what its own stores and all
 //! others could hold, so that no replica is given up because stores fail or leave. The first number is never larger than the
 //! second, so no step undoes another.
 //!
-//! A voter *lives* if its store is up, and its leader has heard of it lately and knows that it has caught up. One is removed
-//! only if most of those who stay live, and leads next only if it does. One that has not lived for long though its store is up
-//! is *dead*, as on a store that is down, also while its store is silent in between. But that is what its leader says: where most
-//! voters do not live, the leader may be the one that is cut off, and none is dead.
+//! A voter *lives* if its store is up, and its leader has heard of it lately and knows that it has caught up. A voter is removed
+//! only if most of the remaining ones live, and becomes the next leader only if it lives itself. A voter that has not lived for a
+//! long time although its store is up is *dead*, as if its store were down, even if the store is silent in between. But only the
+//! leader says so: if most voters do not live, the leader may be the one that is cut off, and no voter counts as dead.
 //!
-//! A step changes one member. It is answered to the leader of a `conf_version`, and done at most once.
+//! A step changes one member. It is sent to the leader of one `conf_version`, and done at most once.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ use super::PEERS_MAX;
 /// Most regions that have learners at a time that have not caught up.
 pub(super) const LEARNING_REGIONS_MAX: usize = 8;
 
-/// What the leader of a region is to do.
+/// What the leader of a region should do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// Add a learner on the store with this id.
@@ -118,7 +118,7 @@ pub(super) enum Obstacle {
     WasAsked(u64),
 }
 
-/// How many voters a region is to have on so many stores: the setting, or the largest odd number of stores below it.
+/// How many voters a region should have on `stores` stores: the setting, or the largest odd number of stores below it.
 pub(super) fn voters_on(stores: usize, replicas: usize) -> usize {
     if stores >= replicas {
         replicas
@@ -163,7 +163,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Whether regions are to do without it.
+    /// Whether regions should do without it.
     fn is_lost(&self) -> bool {
         self.is_leaving || self.liveness == Liveness::Down
     }
@@ -172,7 +172,7 @@ impl Place {
         self.liveness == Liveness::Up && !self.is_leaving && self.takes_replicas
     }
 
-    /// Whether it has free space for so many bytes, as far as is known.
+    /// Whether it has free space for `bytes`, as far as is known.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         self.available_bytes
             .is_none_or(|available| available >= bytes)
@@ -191,7 +191,7 @@ pub(super) struct Asked {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Absent {
     pub(super) peer_id: u64,
-    /// Whether it was away for so long that it is to be replaced.
+    /// Whether it was away for so long that it should be replaced.
     pub(super) is_lost: bool,
 }
 
@@ -203,13 +203,13 @@ pub(super) struct Case<'a> {
     pub(super) leader: u64,
     /// The stores of the cluster by their ids.
     pub(super) places: &'a BTreeMap<u64, Place>,
-    /// How many voters the region is to have.
+    /// How many voters the region should have.
     pub(super) replicas: usize,
     pub(super) wish: Option<Wish>,
     /// The peers that live, as far as the leader knows, itself among them if it hears of a majority. `None`: it does not tell.
     pub(super) live: Option<&'a [u64]>,
     pub(super) absent: Vec<Absent>,
-    /// Who was asked last to lead.
+    /// The peer that was last asked to lead.
     pub(super) asked: Option<Asked>,
     /// The store that an operator has taken a replica from. It comes last.
     pub(super) avoided: Option<u64>,
@@ -242,7 +242,8 @@ impl Case<'_> {
         }
     }
 
-    /// How many voters the region is to have or to keep, whatever it has at the moment.
+    /// How many voters the region should have: as many as it can have on the stores that are there, and no fewer than
+    /// it has now, up to the setting.
     pub(super) fn goal(&self) -> usize {
         let count = self.voters().count().min(self.replicas);
         count.max(self.voters_reachable())
@@ -295,7 +296,7 @@ impl Case<'_> {
         self.promote_one_of(wanted, needed, obstacle)
     }
 
-    /// Nothing is to be done, but somebody may want to know of a voter that is absent.
+    /// There is nothing to do, but an absent voter is worth reporting.
     fn watch(&self) -> Next {
         let is_absent = |peer: &&Peer| {
             let mut absent = self.absent.iter();
@@ -311,7 +312,7 @@ impl Case<'_> {
             .filter(|peer| self.is_up(peer) && !self.is_live(peer))
     }
 
-    /// How many learners the region needs: one for each voter that it lacks, or one in the place of a voter.
+    /// How many learners the region needs: one for each voter that it lacks, or one to replace a voter.
     fn learners_needed(&self) -> usize {
         let count = self.voters().count();
         let grown = self.voters_reachable();
@@ -321,8 +322,8 @@ impl Case<'_> {
         usize::from(self.has_lost_voter() && !self.has_surplus())
     }
 
-    /// How many it will need once stores that are silent are back, and those that are left alone are tried again; and as many as
-    /// there are voters that may turn out to be dead.
+    /// How many it will need once silent stores are back and stores that are left alone are tried again, plus one for each voter
+    /// that may turn out to be dead.
     fn learners_needed_later(&self) -> usize {
         let has_room = |store_id, place: &Place| {
             self.peer_on(store_id).is_some() || place.has_room(self.bytes_needed)
@@ -331,8 +332,8 @@ impl Case<'_> {
         grown.saturating_sub(self.voters().count()) + self.unheard().count()
     }
 
-    /// Whether one of the voters is to go: there are more than there should be, or an even number with a lost one, and without
-    /// that the others survive as many losses as with it. A silent store may be the place for a copy on one that leaves.
+    /// Whether one of the voters should go: there are too many, or there is an even number with a lost one, and the others
+    /// survive as many losses without it. A silent store may be the place for a replica of a leaving store.
     fn has_surplus(&self) -> bool {
         let count = self.voters().count();
         let has_one_down = self.voters().any(|peer| self.is_down(peer));
@@ -345,7 +346,7 @@ impl Case<'_> {
         self.voters().any(|peer| self.is_lost(peer))
     }
 
-    /// A learner that is not to be kept, if there is one, and those that are, at most so many, those on live stores first.
+    /// A learner to remove, if there is one, and those to keep: at most `kept_max`, those on live stores first.
     fn learners(&self, kept_max: usize) -> (Option<&Peer>, Vec<&Peer>) {
         let learners = self.peers.iter().filter(|peer| peer.learner);
         let mut learners: Vec<_> = learners.collect();
@@ -436,7 +437,7 @@ impl Case<'_> {
             let is_leader = peer.id == self.leader;
             let is_lost = self.is_lost(peer);
             let rank = (!self.is_down(peer), !is_lost, self.is_live(peer));
-            // Of the lost ones the leader is the last. Of the others it is none.
+            // A leader that is not lost goes last of all. A lost leader goes last among equals.
             (!is_lost && is_leader, rank, is_leader, peer.id)
         });
         first.map_or(Next::Done, |peer| self.take_away(peer))
@@ -458,7 +459,7 @@ impl Case<'_> {
         self.hand_over_to_one_of(live)
     }
 
-    /// Asks those who live to lead, all by turns, those on stores that stay first. Each has a little time.
+    /// Asks live peers to take the lead, one after the other, those on stores that stay first. Each has a little time.
     fn hand_over_to_one_of<'peers>(
         &self,
         live: impl Iterator<Item = &'peers Peer> + Clone,
@@ -495,8 +496,8 @@ impl Case<'_> {
         self.voters_if(|store_id, place| self.is_open(store_id, place))
     }
 
-    /// How many voters the region could have on the stores that have a peer of it that may stay, and on those that may get one. None
-    /// of them is down or leaves.
+    /// How many voters the region could have on stores with a peer of it that may stay, and on stores that may get one. Stores that
+    /// are down or leaving do not count.
     fn voters_if(&self, may_get_one: impl Fn(u64, &Place) -> bool) -> usize {
         let is_reachable = |&(&store_id, place): &(&u64, &Place)| {
             let is_fit = place.may_take_replicas || self.has_voter_on(store_id);
@@ -514,7 +515,7 @@ impl Case<'_> {
         self.voters_on(self.places.iter().filter(is_reachable).count())
     }
 
-    /// How many voters the region keeps whatever happens to stores.
+    /// How many voters the region keeps, whether or not the stores that can hold them answer.
     pub(super) fn voters_kept(&self) -> usize {
         let could_hold = |&(&store_id, place): &(&u64, &Place)| {
             let has_voter = self.has_voter_on(store_id);
@@ -559,7 +560,7 @@ impl Case<'_> {
         place.is_none_or(|place| place.liveness == Liveness::Down) || self.is_dead(peer)
     }
 
-    /// Whether the region is to do without a peer. A store that the cluster does not have any more is lost.
+    /// Whether the region should do without a peer. A store that the cluster no longer has counts as lost.
     fn is_lost(&self, peer: &Peer) -> bool {
         let place = self.place(peer.store_id);
         place.is_none_or(Place::is_lost) || self.is_dead(peer)
@@ -570,8 +571,8 @@ impl Case<'_> {
         self.is_lost_to_leader(peer) && self.has_majority()
     }
 
-    /// Whether a voter would be dead if this report were to be believed. In the next one a majority may live again. Nothing is decided
-    /// until then: it could be no more than undone, or done to a voter that was only late this time.
+    /// Whether a voter would be dead by this report. In the next one a majority may live again. Nothing is decided until then: a step
+    /// might only be undone, or hit a voter that was only late this time.
     fn is_in_doubt(&self, peer: &Peer) -> bool {
         let place = self.place(peer.store_id);
         let may_live = place.is_some_and(|place| place.liveness != Liveness::Down);

@@ -1,23 +1,23 @@
 //! Registration of stores: which process may be which store.
 //!
-//! Each start of a store process is an *incarnation*, a random number. It names the incarnation that its data directory
-//! holds from an earlier start. A start registers twice: first to be accepted, and again when its directory has kept the
-//! new incarnation.
+//! Each start of a store process is an *incarnation*, a random number. It also names the incarnation of an earlier start
+//! that its data directory holds. A start registers twice: first to be accepted, and again when its directory has kept
+//! the new incarnation.
 //!
 //! - A start is accepted if its directory holds the present incarnation, or an earlier one that may be the last that the
 //!   directory kept: a process can end before it writes. Any other directory is an old copy.
 //! - A store gets regions only after it has registered its id as kept. Until then it is unconfirmed: it is not listed, does
 //!   not count as one of the cluster's stores, and its record is dropped when [`UNCONFIRMED_STORES_MAX`] newer ones need the
 //!   room. Its id is not given out again. If the same start says later that it has kept the id, the record is made again.
-//! - No process takes the place of a start that was heard of within the last 20 s. A placement driver that has not listened
-//!   for that long treats every start as heard of. So of a data directory and its copies the living one keeps the place.
+//! - No process takes the place of a start that was heard of within the last 20 s. A placement driver that has not listened for that long
+//!   treats every start as heard of. So among a data directory and its copies, the living one keeps the place.
 //!
-//! A start that has to wait is told to ask again if it is at the address of its store, since it may be a quick restart. At
-//! another address it is refused for good while the present start is heard of. A waiting start is also refused when
-//! heartbeats of the present one show that it runs beside it.
+//! A start that has to wait is told to ask again if it comes from its store's address, since it may be a quick restart.
+//! From another address it is refused for good while the present start is heard of. A waiting start is also refused when
+//! heartbeats show that the present start still runs.
 //!
-//! One case stays open: a copy cannot be told from a store that moved while the original is down, or has been cut off from
-//! the placement driver for 20 s.
+//! One case stays open: while the original is down, or cut off from the placement driver for 20 s, a copy cannot be told
+//! from a store that has moved.
 
 use std::time::{Duration, Instant};
 
@@ -228,7 +228,7 @@ impl State {
         }
     }
 
-    /// What others are told of that.
+    /// The state of a store as others are told.
     pub(super) fn store_state(&self, store: &KnownStore, now: Instant) -> StoreState {
         match self.liveness(store, now) {
             _ if store.record.is_leaving => StoreState::Leaving,

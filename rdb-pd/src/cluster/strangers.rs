@@ -1,11 +1,11 @@
-//! What this placement driver refuses or ignores because its data directory does not know it, for the log and for who looks at the cluster.
+//! What this placement driver refuses or ignores because its data directory does not know it, for the log and the findings.
 //!
 //! - Stores of other clusters, and stores of this one without a record. Either they were given the wrong placement driver, or it was
 //!   given the wrong directory.
-//! - Reports of leaders that name ids which were never given out here: the directory is older than the cluster.
-//! - Other reports of leaders that are no peers of their regions: only the log tells of them.
+//! - Reports of leaders with ids that were never given out here: the directory is older than the cluster.
+//! - Other reports of leaders that are no peers of their regions: they are only logged.
 //!
-//! A store that has left has a record, and so is no stranger. All of this is kept in memory.
+//! A store that has left has a record, so it is no stranger. All of this is kept only in memory.
 
 use std::time::{Duration, Instant};
 
@@ -24,14 +24,14 @@ use super::stores::{Start, is_recent};
 /// Most stores of this cluster that are remembered, and most of others: those that were refused last.
 const REMEMBERED_MAX: usize = 8;
 
-/// How long a store is told of after it was last refused. It is told of for longer while the cluster has no store, or while this store of
-/// the cluster may hold what a region lacks: until a store without replicas reports from its address.
+/// How long a store is reported after it was last refused. It is reported for longer while the cluster has no store, or while it belongs
+/// to the cluster and may hold what a region lacks: until a store without replicas reports from its address.
 const TOLD_FOR: Duration = Duration::from_secs(60);
 
 /// How often the log tells of a store that is refused again and again, and of reports that name ids that were never given out here.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What the log says of ignored reports: of those that name ids that were never given out here, and of all others.
+/// The log lines about ignored reports: one for reports with ids that were never given out here, and one for all others.
 const LATER_WORDS: &str = "ignored the report of a leader, since it names ids that were never given out here: this data directory is \
     older than the cluster. Stop this placement driver, and name the newest directory; if that is this one, see --tso-advance-ms";
 const FOREIGN_WORDS: &str = "ignored the report of a leader that is no peer of its region";
@@ -248,7 +248,7 @@ impl State {
         findings
     }
 
-    /// The refused stores that are told of.
+    /// The refused stores that are reported.
     fn told_strangers(&self, now: Instant) -> impl Iterator<Item = &Stranger> {
         let has_stores = self.confirmed().next().is_some();
         let is_told = move |refused: &&RefusedStore| {
@@ -261,8 +261,8 @@ impl State {
         refused.map(|refused| &refused.stranger)
     }
 
-    /// Whether a store may hold what no other one does: a region has a replica on it as far as is known here, or has no leader that
-    /// tells where it has replicas.
+    /// Whether a store may hold what no other store does: a region has a replica on it as far as is known here, or has no leader
+    /// that reports where its replicas are.
     fn may_need(&self, store_id: u64, now: Instant) -> bool {
         let needs = |known: &KnownRegion| {
             let mut peers = known.region.peers.iter();

@@ -1,4 +1,4 @@
-//! What is shown of clusters that are made up, and how large that is on the wire.
+//! What is shown of made-up clusters, and its size on the wire.
 
 use std::fmt;
 use std::sync::Arc;

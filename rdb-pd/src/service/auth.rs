@@ -1,5 +1,5 @@
-//! `authpb.Auth`: decode, check, delegate, answer. The transport has let nobody in who may not call a method; `Enable` and `Check` alone
-//! look at their callers themselves.
+//! `authpb.Auth`: decode, check, delegate, answer. The transport has already refused callers that may not call the method; only `Enable`
+//! and `Check` check their callers themselves.
 
 mod asked;
 mod fault;
@@ -29,7 +29,7 @@ use super::timed::Timed;
 use crate::auth::{AuthError, Authority, Change, Refusal};
 use crate::metrics::Figures;
 
-/// What of an answer is beside its users, in bytes.
+/// The size of an answer without its users, in bytes.
 const ANSWER_BYTES: usize = 64;
 
 /// Serves users and what they are granted.
@@ -166,7 +166,7 @@ impl Auth for AuthService {
         let timed = Timed::begin(&self.figures, &call, "GetUsers");
         let answering = async {
             let users = self.authority.present().users;
-            // What is told of a user is no longer than what is kept of it.
+            // The answer about a user is no longer than its record.
             let bytes_max = users.answer_bytes_max() + ANSWER_BYTES;
             let list = || GetUsersResponse {
                 users: users.infos(),
@@ -281,8 +281,8 @@ impl Auth for AuthService {
 }
 
 impl AuthService {
-    /// What the user of this name may do, or the caller where there is no name. `None`: rights are not enforced, and the caller is no
-    /// user. Only an admin learns of others.
+    /// The rights of the user of this name, or of the caller if there is no name. `None`: rights are not enforced, and the caller is
+    /// no user. Only an admin may ask about others.
     fn pass_of(&self, call: &Call, name: &str) -> Result<Option<Pass>, Status> {
         let is_enforced = self.authority.is_enforced();
         let own = if is_enforced {
@@ -303,7 +303,7 @@ impl AuthService {
         if !is_user_name(name) {
             return Err(auth_fault(Refusal::BadName.into()));
         }
-        // That of now, by which nothing is counted as refused.
+        // A pass of the present rights, which counts no refusals.
         let pass = self.authority.present().rights.pass_of(name);
         let no_user = || Refusal::NoUser {
             name: name.to_owned(),
@@ -329,7 +329,7 @@ impl AuthService {
     }
 }
 
-/// The first admin is made by whoever is on this machine, or has a certificate.
+/// The first admin can be made only from this machine, or with a client certificate.
 fn check_may_enable(call: &Call) -> Result<(), Status> {
     if is_here(call.peer()) || call.peer_identity().is_some() {
         return Ok(());

@@ -38,7 +38,7 @@ impl<'a> Timed<'a> {
         }
     }
 
-    /// The same of so many requests of a stream together.
+    /// The same for `count` requests of a stream together.
     pub(super) fn of_requests(mut self, count: usize) -> Self {
         self.count = count as u64;
         self
@@ -61,7 +61,7 @@ impl<'a> Timed<'a> {
 impl Drop for Timed<'_> {
     fn drop(&mut self) {
         let now = Instant::now();
-        // What it has waited for room for its answer.
+        // How long it has waited for room for its answer.
         let answer = self.call.waited().take();
         let total = now.saturating_duration_since(self.at) + self.admission;
         let trace = self.call.trace().copied();
@@ -139,7 +139,7 @@ impl UnservedCalls for Figures {
 }
 
 impl Figures {
-    /// Sends the span of what is a part of a trace, if it is sampled.
+    /// Sends a span, if the call is a part of a sampled trace.
     fn send_span(&self, trace: Option<TraceContext>, span: impl FnOnce(TraceContext) -> Span) {
         let sampled = trace.filter(TraceContext::is_sampled);
         if let Some(trace) = sampled.filter(|_| self.spans.are_sent()) {

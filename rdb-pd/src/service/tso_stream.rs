@@ -7,7 +7,7 @@
 //! itself. A request for too many timestamps ends the stream after the requests before it were answered, and so does the
 //! closing of the connection. When no timestamps can be handed out, the stream ends and no request of the pass is answered.
 //!
-//! It is polled by hand: the same made of `try_unfold` and `try_flatten` costs a quarter more CPU for each timestamp.
+//! It is polled by hand: `try_unfold` and `try_flatten` would cost a quarter more CPU per timestamp.
 
 use std::collections::VecDeque;
 use std::future::Future;

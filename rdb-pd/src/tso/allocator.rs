@@ -43,8 +43,8 @@ pub struct Allocator<C, B> {
     oracle: Oracle,
     clock: PhysicalClock<C>,
     store: B,
-    /// The durable bound, as a timestamp. Only grows. Released after the bound was written, so who acquires it may hand out
-    /// timestamps below; an older value is lower, which is safe.
+    /// The durable bound, as a timestamp. Only grows. Released after the bound was written, so a thread that acquires it
+    /// may hand out timestamps below it. An older value is lower, which is safe.
     bound: AtomicU64,
     bound_moved: Notify,
     near_bound: Notify,
@@ -110,7 +110,7 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
         &self.figures
     }
 
-    /// Where it stands.
+    /// The allocator's present position.
     pub fn position(&self) -> TsoPosition {
         TsoPosition {
             to_bound_ms: self.window_left_ms(),
@@ -179,7 +179,7 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
         }
     }
 
-    /// The present time or the last timestamp, whichever is later, in milliseconds.
+    /// The later of the present time and the last timestamp, in milliseconds.
     fn position_ms(&self) -> u64 {
         self.clock.now_ms().max(self.oracle.next() >> LOGICAL_BITS)
     }

@@ -7,9 +7,9 @@
 //!   back. The effective time advances with the monotonic clock until the wall clock is within the tolerance again.
 //! - It is behind: this is logged. The effective time advances at half speed until the wall clock has caught up.
 //!
-//! At the start the wall clock can be compared only with the durable bound. If it is ahead, the clock may be wrong, or the
-//! process did not run for a while. A pause must not need an operator, so the tolerance is larger then
-//! ([`START_JUMP_MAX_MS`]), with a warning beyond the ordinary one. A clock that is further ahead is refused with
+//! At the start the wall clock can be compared only with the durable bound. If the wall clock is ahead, it may be wrong,
+//! or the process did not run for a while. A pause must not need an operator, so the tolerance is larger then
+//! ([`START_JUMP_MAX_MS`]), with a warning beyond the ordinary tolerance. A clock that is further ahead is refused with
 //! [`ClockError::Jump`], unless the jump is accepted explicitly.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,7 +105,7 @@ pub enum ClockError {
 pub struct PhysicalClock<C> {
     clock: C,
     jump_max_ms: u64,
-    /// Effective time minus elapsed time. Written under the lock of `correction` only. A reader needs one number, and an older
+    /// Effective time minus elapsed time. Written only under the lock of `correction`. A reader needs one number, and an older
     /// one is as good.
     offset_ms: AtomicU64,
     correction: Mutex<Correction>,

@@ -13,7 +13,7 @@ pub struct TsoFigures {
     pub waits_for_bound: Counter,
     /// Allocations that had to wait for the clock.
     pub waits_for_clock: Counter,
-    /// Allocations that waited in vain.
+    /// Allocations that waited without success.
     pub failures: Counter,
     /// Times that the bound was made durable.
     pub bound_moves: Counter,
@@ -28,7 +28,7 @@ impl TsoFigures {
     }
 }
 
-/// Where an allocator stands, in milliseconds.
+/// The position of an allocator, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TsoPosition {
     /// How far the durable bound is ahead of the present time and of the last timestamp.

@@ -1,7 +1,7 @@
 //! Timestamps: a `u64` of 46 bits of Unix milliseconds and 18 bits of counter.
 //!
-//! Every timestamp is greater than all that were handed out before it, by this process or any earlier one on the same data
-//! directory, whatever the wall clock does.
+//! Every timestamp is greater than all that were handed out before, by this process or any earlier one on the same data
+//! directory, even if the wall clock jumps.
 //!
 //! - [`oracle`](Oracle): arithmetic on one atomic. It uses neither clock nor disk.
 //! - [`clock`](PhysicalClock): the effective time, from a wall clock that may jump.

@@ -3,7 +3,7 @@
 //! - `next` only grows, and everything below it is spent.
 //! - A timestamp is handed out only below the bound that the caller names.
 //! - A timestamp is handed out only up to a distance ahead of the clock that the caller reads. The distance is shorter for
-//!   large requests. So when too many timestamps are taken, large requests wait and small ones do not.
+//!   large requests. So when too many timestamps are taken, only large requests wait.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -44,7 +44,7 @@ pub enum WaitFor {
 #[derive(Debug)]
 pub struct Oracle {
     /// Everything below is spent. One exchange spends timestamps, and only the order of exchanges counts. Acquire and release
-    /// are more than that needs, and cost nothing beside the exchange.
+    /// are stronger than needed, and cost nothing beside the exchange.
     next: AtomicU64,
 }
 

@@ -82,7 +82,7 @@ fn take(name: &str, grant: Grant) -> Change {
     }
 }
 
-/// What comes of changes that all are made.
+/// The users after changes that are all made.
 fn after(changes: &[Change]) -> Users {
     changes.iter().fold(Users::none(), |users, change| {
         let changed = users.changed(change);
@@ -232,7 +232,7 @@ fn a_token_is_replaced_with_both_good_for_a_while() {
     assert_eq!(tokens(&new, "ada"), [token(&hash(2))]);
     let replaced = users.changed(&replace("ada", 3)).unwrap().unwrap();
     assert_eq!(tokens(&replaced, "ada"), [token(&hash(3))]);
-    // Whoever was known by a certificate alone gets a token, too.
+    // A user known by a certificate alone gets a token, too.
     let first = after(&[add("ada", "CN=ada", None), replace("ada", 1)]);
     assert_eq!(tokens(&first, "ada"), [token(&hash(1))]);
 }

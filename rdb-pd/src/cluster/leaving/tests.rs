@@ -106,7 +106,7 @@ fn a_store_without_replicas_leaves_at_once_and_its_address_is_free() {
     assert_eq!(scene.register(&fresh(&address, 9)), Ok(3));
 }
 
-/// A region that is to get a replica on store 2, and what its leader reports.
+/// A region that should get a replica on store 2, and its leader's report.
 fn about_to_grow() -> (Scene, Report) {
     let mut scene = Scene::with_original();
     for _ in 0..2 {
@@ -270,7 +270,7 @@ fn what_a_region_is_to_have_counts_not_what_it_has_at_the_moment() {
     for store_id in [3, 2, 1] {
         assert_eq!(scene.refused(store_id), (3, 2));
     }
-    // Whoever wants fewer says so.
+    // Fewer replicas have to be asked for.
     scene.state.settings.replicas = 1;
     assert_eq!(scene.change_leaving(3, true), Ok(true));
     assert_eq!(scene.change_leaving(2, true), Ok(false));

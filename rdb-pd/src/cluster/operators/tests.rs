@@ -224,7 +224,7 @@ fn a_move_to_a_store_that_has_a_voter_is_refused_unless_it_is_done_or_under_way(
         assert_eq!(again, Err(no_move(5, members.len())), "{members:?}");
     }
     assert!(states(&mut scene).is_empty());
-    // What has happened is answered well, whoever remembers it.
+    // A move that has happened is answered as done, even if nobody remembers it.
     scene.restart();
     lead(&mut scene, &[1, 3, 5], 9);
     let again = scene.state.add_operator(1, wish(5, 2), scene.now).unwrap();
@@ -269,7 +269,7 @@ fn the_rest_of_a_move_that_was_cancelled_is_finished_or_undone_as_its_refusal_sa
     assert!(told.contains("Another one comes then"), "{told}");
 }
 
-/// Four stores can hold three voters, and not four, whatever the setting is.
+/// Four stores can hold three voters but not four, for any setting.
 #[test]
 fn a_refused_move_tells_how_many_replicas_are_kept_on_the_stores_that_there_are() {
     let mut scene = scene();

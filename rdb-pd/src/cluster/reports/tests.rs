@@ -230,7 +230,7 @@ fn one_heartbeat_changes_as_many_regions_as_one_write_takes() {
     assert_eq!(reports, rest, "the next heartbeat's");
 }
 
-/// Of each region something is to be stored with each heartbeat, and one write does not take all.
+/// Each heartbeat brings something to store for every region, and one write cannot take all.
 #[test]
 fn what_voters_were_away_for_is_stored_of_all_regions_by_turns_and_after_changed_peers() {
     let mut scene = Scene::with_three_replicas();

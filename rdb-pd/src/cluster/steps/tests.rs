@@ -1,4 +1,4 @@
-//! A region of a small cluster, and what its steps come to.
+//! A region of a small cluster, and the result of its steps.
 
 mod growing;
 mod properties;
@@ -20,7 +20,7 @@ struct Model {
     wish: Option<Wish>,
     /// Peers that the leader does not hear of, or that do not catch up.
     deaf: Vec<u64>,
-    /// Those of them that were so for a while.
+    /// The ones that were so for a while.
     absent: Vec<Absent>,
     /// Stores whose new peers are deaf.
     bad: Vec<u64>,

@@ -265,7 +265,7 @@ fn what_the_first_region_waits_for_is_told_until_it_is_there() {
     }
     scene.add_store();
     assert_eq!(told(&scene), Vec::<String>::new());
-    // It stays, whoever is silent.
+    // No finding comes back when stores are silent.
     scene.pass(DISCONNECTED_AFTER);
     assert_eq!(told(&scene), Vec::<String>::new());
 }

@@ -1,4 +1,4 @@
-//! Why users are not changed, on the wire.
+//! Refused changes of users, on the wire.
 
 use rdb_proto::auth::BadGrant;
 use rdb_proto::auth::limits::{

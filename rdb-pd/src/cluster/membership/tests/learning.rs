@@ -1,4 +1,4 @@
-//! How many regions have learners at a time.
+//! How many regions have learners at the same time.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Replicas that are no members any more.
+//! Replicas that are no longer members.
 
 use super::*;
 

@@ -57,11 +57,11 @@ fn a_store_whose_learner_was_given_up_is_left_alone() {
     model = model.set(3, Up);
     model.given_up.clear();
     assert_eq!(model.steps(), [AddLearner(3), Promote(100), Promote(2)]);
-    // One without learners gets none.
+    // A region without learners gets none.
     let mut model = Model::of(3, 1);
     model.given_up = vec![3];
     assert_eq!(model.next(), Next::Done);
-    // Of five that it is to have, it gets the three that it can.
+    // It should have five voters, and gets the three that are possible.
     let mut model = Model::of(5, 1);
     (model.replicas, model.given_up) = (5, vec![5]);
     model = model.with(learner(2)).with(learner(3)).with(learner(4));

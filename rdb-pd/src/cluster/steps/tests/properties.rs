@@ -181,7 +181,7 @@ proptest! {
             }
             prop_assert!(wish.remove.is_none_or(|removed| on(removed).is_none()));
         }
-        // Whatever came of the wish.
+        // Whether or not the wish was fulfilled.
         model.wish = None;
         let end = model.run_checked();
         let has_place = || model.places.iter().any(|(&store_id, place)| {
