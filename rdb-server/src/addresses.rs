@@ -1,8 +1,9 @@
 //! Where the other stores are.
 //!
-//! The placement driver tells, one that takes the heartbeats of this store: another may be of another cluster. What it told last is kept in
-//! a file of the data directory, so that stores find each other again while no placement driver answers. The file is only a hint: a store
-//! that has moved is asked for under its old address, refuses by name whoever means another, and the placement driver knows the new one.
+//! They come from a placement driver that accepts the heartbeats of this store: another one may belong to another cluster. The last ones
+//! are kept in a file of the data directory, so that stores find each other again while no placement driver answers. The file is only a
+//! hint: if a store has moved, the store at its old address refuses requests that name another, and the placement driver knows the new
+//! address.
 
 use std::collections::BTreeMap;
 use std::fs;

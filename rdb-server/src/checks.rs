@@ -1,13 +1,13 @@
-//! Checks of regions: the checksum of what this store's replica holds at the position of a check in the region's log.
+//! Checks of regions: the checksum of this store's replica at the position of a check in the region's log.
 //!
-//! A replica that applies a check takes a snapshot right behind it, before it applies anything else. That is all that the
-//! apply waits for. The snapshot is held by a thread of its own, and read only when somebody asks for the checksum. So a
-//! check costs little that nobody asks for, as those do that a start applies again.
+//! A replica that applies a check takes a snapshot right behind it, before it applies anything else. The apply waits for
+//! nothing else. The snapshot is held by its own thread, and read only when somebody asks for the checksum. So a check
+//! that nobody asks for costs little, such as one that is applied again after a start.
 //!
-//! - A region has one check, the latest that was applied. It stays until the next one, with its checksum.
+//! - A region has one check, the last one applied. It stays, with its checksum, until the next one.
 //! - A snapshot is held for [`HELD_FOR`] after somebody has last asked, and at most [`HELD_MAX`] are held at a time. RocksDB
 //!   keeps what was overwritten since.
-//! - The thread sleeps as long as it works.
+//! - Between slices of work the thread sleeps for as long as it has worked, up to [`SLEEP_MAX`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -119,8 +119,7 @@ impl Checks {
         Ok(())
     }
 
-    /// Asks for the checksum at the check with this index, and waits for it. `None`: this store has not applied that check when
-    /// the time is up.
+    /// Asks for the checksum at the check with this index, and waits for it. `None`: this store has not applied that check in time.
     pub(crate) async fn progress(
         &self,
         region_id: u64,

@@ -1,5 +1,5 @@
 //! Settings of the store process. Each is a flag, an environment variable and a key of a file ([`rdb_proto::transport::settings`]);
-//! a flag without a variable is for one start.
+//! a flag without a variable is for a single start.
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -29,7 +29,7 @@ const DEFAULT_AUTH_STALE_MAX_S: u64 = 3600;
 /// The copy of the rights is renewed every two seconds, and a placement driver may be restarted meanwhile.
 const AUTH_STALE_MIN_S: u64 = 5;
 
-/// A year. Whoever needs more than a day should ask why the placement driver is away.
+/// A year. If more than a day is needed, ask why the placement driver is away.
 const AUTH_STALE_MAX_S: u64 = 365 * 24 * 3600;
 
 rdb_proto::serve_flags!("RDB_SERVER", PROCESS_BYTES_IN_FLIGHT_MAX >> 20);

@@ -1,8 +1,8 @@
 //! Regions that nobody leads, for the health of the store.
 //!
-//! A follower that hears of no leader, and a leader that hears of no majority, cannot serve, though Raft goes on naming the last leader. An
-//! ordinary election passes in some seconds and is nobody's concern, so a region may be without a leader for a while. After a start it may
-//! not, until all regions have had one.
+//! A follower without a leader and a leader without a majority cannot serve, although Raft goes on naming the last leader. An ordinary
+//! election takes some seconds and needs no attention, so a region may be without a leader for a while. After a start there is no such
+//! grace until all regions have had a leader.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ pub(crate) struct Leaderless {
     patience: Duration,
     /// Whether all regions were led at some moment since the start.
     has_begun: bool,
-    /// Since when each region has no leader, of those that have none.
+    /// The regions without a leader, and since when.
     since: BTreeMap<u64, Instant>,
 }
 

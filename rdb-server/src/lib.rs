@@ -7,12 +7,12 @@
 //!                                                                                                             └─ storage
 //! ```
 //!
-//! The services know nothing of what is behind a region: a Raft group, whose log is applied to the storage. A store alone is a
+//! The services do not know what is behind a region: a Raft group, whose log is applied to the storage. A store alone is a
 //! group of one voter.
 //!
-//! Beside the requests one task talks to the placement driver: it registers the store at every start, and sends heartbeats.
-//! A store that has registered before serves at once, whether the placement driver answers or not. Another task has the regions follow
-//! what other stores ask for, what their logs change, and what the placement driver says.
+//! One task talks to the placement driver: it registers the store at every start, and sends heartbeats. A store that has registered
+//! before serves at once, whether the placement driver answers or not. Another task changes the regions as other stores, their logs,
+//! and the placement driver ask.
 
 #![forbid(unsafe_code)]
 

@@ -1,14 +1,14 @@
 //! This store's place in the cluster: registration, and heartbeats afterwards.
 //!
-//! The store keeps on its disk what it learned at its first registration: its ids in the identity file, its regions in the
-//! state column family. From then on these are authoritative, and [`Regions::restore`] lets the store serve before it has
+//! The store keeps what it learned at its first registration: its ids in the identity file, its regions in the state
+//! column family. From then on these are authoritative, and [`Regions::restore`] lets the store serve before it has
 //! reached the placement driver.
 //!
-//! Each start of the process is an *incarnation*, see [`Identity::next_incarnation`]. It registers twice. The placement driver accepts a start
-//! that names the incarnation in its identity file; the store writes the new one there and registers again to say so. A
-//! store without regions gets them, and serves, only after that. So of a data directory and its copy only one is accepted.
+//! Each start of the process is an *incarnation*, see [`Identity::next_incarnation`]. It registers twice. The placement driver accepts a
+//! start that names the incarnation in its identity file; the store writes the new one there and registers again to say so. A store without
+//! regions gets them, and serves, only after that. So a data directory and its copy are not both accepted.
 //!
-//! The answer to a heartbeat may ask for changes of regions. They are made beside the heartbeats, see [`Regions::follow`].
+//! The answer to a heartbeat may ask for changes of regions. They are made concurrently with heartbeats, see [`Regions::follow`].
 //!
 //! A restarted store serves at once, but may wait up to 20 s until it is registered again: the placement driver gives a
 //! store's place to another process only when the last one has been silent for that long.
@@ -51,7 +51,7 @@ const STATS_TIMEOUT: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long a store that serves may wait for its registration before that is worth a warning. After an ordinary restart it is
-/// 20 s, and as long again if the placement driver is restarted meanwhile.
+/// 20 s, and another 20 s if the placement driver is also restarted.
 const ORDINARY_WAIT: Duration = Duration::from_secs(45);
 
 /// How long heartbeats wait for it to be known whether rights are enforced, which it is at once most of the time.
@@ -333,8 +333,8 @@ impl Placement {
             .await
     }
 
-    /// Asks the placement driver that has taken the last heartbeat where the other stores are, if somebody wants to connect to
-    /// one. Its failure is that of the next heartbeat.
+    /// If somebody wants to connect to other stores, asks the placement driver that has taken the last heartbeat for their
+    /// addresses. A failure is left to the next heartbeat.
     async fn learn_addresses(&mut self) -> Result<(), ServerError> {
         if !self.regions.addresses().were_wanted() {
             return Ok(());
@@ -352,8 +352,8 @@ impl Placement {
         Ok(())
     }
 
-    /// The storage's figures, unless they cannot be read in time. A store that lives says so without them. The sizes of regions are learned,
-    /// too.
+    /// The storage's figures, unless they cannot be read in time. Heartbeats are sent even without them. This also learns the sizes of
+    /// regions.
     async fn stats(&mut self) -> Option<StorageStats> {
         let (storage, regions) = (self.storage.clone(), Arc::clone(&self.regions));
         let read = move || {
@@ -397,8 +397,8 @@ impl Placement {
     }
 }
 
-/// Whether the refusal of a heartbeat is final: another process lives with the store's id, or the store was removed. One that
-/// names no field may come from a placement driver of another cluster, or with an old data directory.
+/// Whether the refusal of a heartbeat is final: another process lives with the store's id, or the store was removed. A
+/// refusal without a field may come from a placement driver of another cluster, or with an old data directory.
 fn is_final(status: &Status) -> bool {
     let names_store = || details(status).is_some_and(|details| details.field == "store_id");
     match status.code() {
@@ -413,8 +413,8 @@ fn may_pass(code: Code) -> bool {
     !is_refusal(code) && code != Code::Unimplemented
 }
 
-/// Whether the refusal is final: the store belongs to another cluster, or another process lives with its id. One for who the store is
-/// ends when an operator has given it a token or the right.
+/// Whether the refusal is final: the store belongs to another cluster, or another process lives with its id. A refusal of the store's
+/// identity ends when an operator has given it a token or the right.
 fn is_refusal(code: Code) -> bool {
     matches!(
         code,

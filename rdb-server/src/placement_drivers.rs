@@ -14,14 +14,14 @@ use crate::config::ConfigError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What is said to who has to give this store a token, or another one.
+/// Advice to the operator, who has to give this store a token or another one.
 const IDENTITY_ADVICE: &str = "this store has to show who it is: give it the token of a user with the role `store` in --auth-token-file, or \
                                that role to the user of its certificate";
 
 /// Channels to placement drivers, by their position in `--pd`. Cheap to clone.
 ///
-/// One of several may belong to another cluster. So what one says is only believed of the one that has *taken in* this store since
-/// the start, with a registration or a heartbeat, wherever the wrong one could do harm.
+/// One of several may belong to another cluster. So wherever a wrong one could do harm, only the one is believed that has *taken
+/// in* this store since the start, by a registration or a heartbeat.
 #[derive(Clone)]
 pub(crate) struct PlacementDrivers(Arc<Shared>);
 
@@ -99,7 +99,7 @@ impl PlacementDrivers {
         self.kept_trouble().clone()
     }
 
-    /// What is said of a store that has never been taken in.
+    /// The message about a store that was never accepted.
     pub(crate) fn not_registered(&self) -> String {
         let what = "it has not registered with the placement driver";
         match self.trouble() {
@@ -155,7 +155,7 @@ impl PlacementDrivers {
     }
 }
 
-/// Whether a placement driver has refused this store for who it is, or is not. So it enforces rights.
+/// Whether a placement driver has refused this store's identity, or the lack of one. So it enforces rights.
 pub(crate) fn refuses_identity(status: &Status) -> bool {
     matches!(
         status.code(),

@@ -1,8 +1,8 @@
-//! Sizes of the large results that reads have found last.
+//! Sizes of the last large results of reads.
 //!
 //! RocksDB copies a value out of a memtable before it tells the length. Without this, many reads of one large value would
-//! each copy it only to learn that there is no room for it yet. A size that is remembered is a guess: the value may have
-//! changed, and two reads may share a slot. A wrong guess costs a reservation or a copy, and is corrected by the read.
+//! each copy it, only to learn that there is no room for it yet. A remembered size is a guess: the value may have
+//! changed, and two reads may share a slot. A wrong guess costs a reservation or a copy, and the read corrects it.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,7 +12,7 @@ use crate::region::ReadFailure;
 /// More than the largest values that memtables hold.
 const SLOTS: usize = 256;
 
-/// The sizes, by a hash of the read. Relaxed: each slot is a guess of its own.
+/// The sizes, by a hash of the read. Relaxed: each slot is an independent guess.
 pub(crate) struct ResultSizes {
     hashes: RandomState,
     /// The upper half of the hash, then the size; 0 where nothing is known.

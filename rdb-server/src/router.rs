@@ -75,7 +75,7 @@ impl Router {
         }
     }
 
-    /// The same with figures whose slow commands are told of.
+    /// The same with figures that also log slow commands.
     pub(crate) fn noting_in(self, figures: Figures) -> Self {
         let figures = Arc::new(figures);
         Self { figures, ..self }
@@ -86,7 +86,7 @@ impl Router {
         &self.figures
     }
 
-    /// From now on this store is what `membership` says. Requests that were routed to a region which is another now are
+    /// From now on this store is what `membership` says. Requests that were routed to a region that has changed since are
     /// refused. A region whose key range and version have not changed keeps its handle, since requests of any age may have it.
     pub(crate) fn set(&self, mut membership: Membership) {
         let mut current = self

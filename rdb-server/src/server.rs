@@ -283,8 +283,8 @@ fn services(router: Router, regions: &Regions) -> Services {
         .add_service(regions.peer_service())
 }
 
-/// Does what a store does beside its calls, until the drain begins. A part of that which ends starts the drain. Then other stores are let
-/// lead. They are served until this has ended: they may need this one's vote to follow it.
+/// Runs the background tasks of a store until the drain begins. If one of them ends, that starts the drain. Then leadership is handed
+/// over to other stores. They are served until this has ended: they may need this store's vote to follow it.
 async fn keep(
     health_keeper: impl Future<Output = ()>,
     store: Store,
@@ -320,9 +320,9 @@ async fn keep(
     ended
 }
 
-/// Keeps the health status. A store is healthy when it is registered, has rights that hold where they are enforced, takes the writes of
-/// every region that it leads, and hears of who leads the others. It has started when it is registered and writes to its disk: a single
-/// region does not hold that up.
+/// Keeps the health status. A store is healthy when it is registered, has current rights if they are enforced, takes the writes of
+/// every region that it leads, and knows the leaders of the others. It has started when it is registered and writes to its disk: a
+/// single region does not hold that up.
 async fn keep_health(
     health: HealthHandle,
     mut registration: watch::Receiver<bool>,
@@ -389,7 +389,7 @@ async fn keep_health(
             changed = groups.changed() => changed,
             changed = served.changed() => changed,
             changed = damaged.changed() => changed,
-            // That a leader is not heard of is no change, and neither is what becomes of rights, or what a placement driver says.
+            // A silent leader is no change, and neither are changed rights, or what a placement driver says.
             _ = looks.tick() => Ok(()),
         };
         if changed.is_err() {

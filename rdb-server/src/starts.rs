@@ -1,11 +1,11 @@
-//! What a data directory keeps of starts: those of other stores that this one has met, and whether it is outdated itself.
+//! What a data directory keeps about starts: the starts of other stores that this store has met, and whether the directory is outdated.
 //!
 //! The file `starts` has a line `own START`, a line `STORE START` for each other store, and a last line `sum CHECKSUM` with the CRC-32C of
-//! all before it. Earlier releases wrote neither the first line nor the last, and ignore them. The own start is that of the last
-//! incarnation, unless a release from before starts had numbers has kept a random one since.
+//! all before it. Earlier releases wrote neither the first line nor the last, and ignore them. The store's own start is that of the last
+//! incarnation, unless a release from before starts had numbers has since kept a random incarnation.
 //!
-//! The file `outdated` is there once another store has met a later start of this one than the directory knows of. Its content is that
-//! store's id. A directory with it is refused: served again and again, it might meet only stores that do not know better.
+//! The file `outdated` appears once another store has met a later start of this store than the directory knows of. It contains that
+//! store's id. A directory with this file is refused: if it were served again, it might meet only stores that do not know better.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -34,8 +34,8 @@ const FILE_BYTES_MAX: u64 = STARTS_MAX as u64 * 42 + 64;
 /// What the file says: the own start, 0 if it does not, and those of others by store.
 type Kept = (u64, BTreeMap<u64, u64>);
 
-/// What the data directory has kept. `own` is the start of its incarnation. A file that cannot be read is one that knows of no start: a start
-/// that was never made would lock a store out.
+/// What the data directory has kept. `own` is the start of its incarnation. An unreadable file counts as one without starts: a start that
+/// was never made would lock a store out.
 pub(crate) fn open_starts(data_directory: &Path, own: u64) -> Arc<Starts> {
     let file = data_directory.join(FILE);
     let kept = read_file(&file).and_then(|kept| {
@@ -56,7 +56,7 @@ pub(crate) fn open_starts(data_directory: &Path, own: u64) -> Arc<Starts> {
 pub(crate) fn refuse_outdated(data_directory: &Path) -> Result<(), ServerError> {
     match fs::read_to_string(data_directory.join(OUTDATED_FILE)) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        // Whatever it says.
+        // The file alone decides; its content only names the store that said so.
         noted => {
             let by_store = noted.ok().and_then(|by_store| by_store.trim().parse().ok());
             let by_store = by_store.unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What an operator asks of a region: a check, how far its log is applied, and another leader.
+//! Requests of operators to a region: a check, how far its log is applied, and another leader.
 
 use bytes::Bytes;
 use rdb_proto::error::Fault;
@@ -22,7 +22,7 @@ impl RegionHandle {
         let (answer, answered) = oneshot::channel();
         let check = Bytes::from_static(LogChange::CHECK);
         leadership.group().propose(check, move |given| {
-            // Whoever waited may be gone.
+            // The caller may be gone.
             let _ = answer.send(given);
         });
         let answer = answered.await;

@@ -1,4 +1,4 @@
-//! What a region is, as far as this store has applied its log.
+//! The description of a region, as far as this store has applied its log.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -31,7 +31,7 @@ impl Described {
         Ok(Some(Self { region, members }))
     }
 
-    /// The region in its form on the wire, with the roles of its peers. Whoever votes during a change of the voters is a voter.
+    /// The region in its form on the wire, with the roles of its peers. During a change of the voters, the old and the new ones are voters.
     pub(crate) fn to_wire(&self) -> Region {
         let voters: BTreeSet<_> = self.members.membership().voter_ids().collect();
         let mut region = to_wire(self.region.clone());

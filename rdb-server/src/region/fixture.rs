@@ -64,7 +64,7 @@ impl Led {
         }
     }
 
-    /// The same in a directory of its own.
+    /// The same in a new directory.
     pub(crate) async fn begin_anywhere() -> (TempDir, Self) {
         let directory = tempfile::tempdir().expect("the temporary directory can be written");
         let options = StorageOptions::new(Role::Server);

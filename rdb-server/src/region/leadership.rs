@@ -71,8 +71,8 @@ impl Leadership {
         (leader.peer_id == Some(self.peer_id)).then_some(leader.term)
     }
 
-    /// What the placement driver is told of the region if this peer leads it, but for its size. It leads on when it hears of no majority any
-    /// more, and then it does not count itself among the peers that live.
+    /// The report of the region to the placement driver if this peer leads it, without its size. A leader that no longer hears of a
+    /// majority still leads, but does not count itself among the peers that live.
     pub(crate) fn report(&self, state: Option<&GroupState>) -> Option<RegionReport> {
         let term = self.term_led(state)?;
         let described = self.description.get()?;

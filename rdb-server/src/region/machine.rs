@@ -1,8 +1,8 @@
-//! A region as its group sees it: what the entries of the log are applied to.
+//! A region as its group sees it: the state machine that the log is applied to.
 //!
-//! A check is the last entry of a write: its snapshot is taken before anything behind it is applied. That blocks for a moment.
+//! A check ends a write, and its snapshot is taken before any later entry is applied. That blocks for a moment.
 //!
-//! Who belongs to the region changes with entries and with snapshots. Others are told of that after it shows in the storage.
+//! The members of the region change with entries and with snapshots. Others are told after the storage shows the change.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,7 +31,7 @@ use crate::metrics::Figures;
 pub(crate) struct RegionMachine {
     region_id: u64,
     storage: Storage,
-    /// Called with what an entry met that cannot be read.
+    /// Called with the damage that an entry met.
     tell_damage: Box<dyn Fn(&str) + Send + Sync>,
     /// Called when the region, its peers or their roles have changed.
     tell_change: Arc<dyn Fn() + Send + Sync>,
@@ -57,7 +57,7 @@ impl RegionMachine {
         Self { figures, ..self }
     }
 
-    /// The same with a function that is told of damaged data which keeps the log from being applied.
+    /// The same with a function that is told of damaged data that keeps the log from being applied.
     pub(crate) fn telling_damage(self, tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
         let tell_damage = Box::new(tell);
         Self {
@@ -89,7 +89,7 @@ impl RegionMachine {
         }
     }
 
-    /// Applies entries, up to each check by itself. What is behind a check that was applied fails.
+    /// Applies entries in parts that end with a check. If a later part is refused, the whole apply fails.
     fn apply_checks(
         &self,
         entries: &[LogEntry],
@@ -244,8 +244,8 @@ fn applied(state: &AppliedState) -> io::Result<Applied> {
     })
 }
 
-/// What every first peer of a region begins with: its peers as voters, and a position below the first entry. An entry at index
-/// 0 would be part of the log, and a peer that is added later would be fed the log, without the data that lies below.
+/// The state that every first peer of a region begins with: its peers as voters, and a position below the first entry. An entry at index 0
+/// would be part of the log. Then a peer that is added later would get the log without the data from before it.
 pub(crate) fn first_state(region: &RegionDescriptor) -> Result<AppliedState, Error> {
     let beginning = LogId::new_term_index(0, 0);
     let voters = region.peers.iter().map(|peer| peer.id).collect();

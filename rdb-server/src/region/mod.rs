@@ -52,8 +52,7 @@ pub(crate) struct RegionHandle {
     storage: Storage,
     reader: Reader,
     sizes: ResultSizes,
-    /// Set before a change of the region shows in its data. Sequentially consistent, so that a read which sees changed data
-    /// sees this, too.
+    /// Set before a change of the region shows in its data. Sequentially consistent, so that a read that sees changed data sees this, too.
     is_outdated: AtomicBool,
 }
 

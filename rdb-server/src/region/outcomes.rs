@@ -1,4 +1,4 @@
-//! What becomes of a submission.
+//! The outcomes of submissions.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ pub(super) type Outcomes = Result<Vec<Outcome>, Rejection>;
 pub(super) struct AppliedEntry {
     /// One for each of its commands.
     pub(super) outcomes: Vec<Outcome>,
-    /// That of the apply that the entry was in.
+    /// The times of the apply that the entry was in.
     pub(super) applying: Applying,
 }
 
@@ -82,7 +82,7 @@ pub(super) fn unanswered(error: ProposeError, leadership: &Leadership) -> Reject
     }
 }
 
-/// The outcomes of one submission of an entry. Its conflicts carry at most so many bytes of values.
+/// The outcomes of one submission of an entry. Its conflicts carry at most `values_bytes_left` bytes of values.
 pub(super) fn of_submission(mut outcomes: Vec<Outcome>, mut values_bytes_left: usize) -> Outcomes {
     for outcome in &mut outcomes {
         match outcome {

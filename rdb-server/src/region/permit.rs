@@ -77,8 +77,8 @@ impl<'a> ReadPermit<'a> {
         size.learn(self.checked(found), PointValue::value_bytes)
     }
 
-    /// Reads keys one by one until `room` is used up. The results are those of the first reads, at least one. Only the first
-    /// can need more room.
+    /// Reads keys one by one until `room` is used up. Returns the results of the first reads, at least one. Only the first
+    /// read can need more room.
     pub(crate) async fn read_several(
         self,
         reads: Vec<PointRead>,

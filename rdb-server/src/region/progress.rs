@@ -10,10 +10,10 @@ pub(crate) struct Applying {
     pub(crate) ended: Instant,
 }
 
-/// When a submission passed the steps of its way, for whoever waits for it or gives it up.
+/// When a submission passed each step, for the caller that waits for it or gives it up.
 ///
-/// Each step is noted with a time that is read for the whole entry, or the whole apply, anyway. All atomics are relaxed: each is a
-/// figure by itself, and a reader may see that a step has not been passed though it has.
+/// Each step is noted with a time that is read for the whole entry, or the whole apply, anyway. All atomics are relaxed: each is
+/// an independent figure, and a reader may miss a step that has just been passed.
 #[derive(Debug)]
 pub(crate) struct WriteProgress {
     submitted: Instant,

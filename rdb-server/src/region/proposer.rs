@@ -2,7 +2,7 @@
 //!
 //! What was submitted waits in a queue. The proposer takes as much of it as fits into one entry and proposes that; a few entries
 //! are under way at a time. No submission is delayed to fill an entry: submissions gather while the entries before them are
-//! synced and applied. It has no task of its own. Whoever submits proposes, and so does each entry that is done.
+//! synced and applied. It has no task: each submission proposes, and so does each entry when it is done.
 //!
 //! The queue is bounded by the room that its submissions hold in the store's write queue.
 
@@ -25,8 +25,8 @@ use crate::metrics::Figures;
 /// Entries under way at a time: while one is applied, the next is synced.
 const IN_FLIGHT_MAX: usize = 2;
 
-/// Most that one entry holds; it holds at least one submission. It bounds how long the apply of an entry holds up a thread,
-/// and range deletes add to what every read of a memtable has to sort.
+/// Most bytes of one entry, which holds at least one submission. It bounds how long the apply of an entry blocks a thread.
+/// And range deletes add to what every read of a memtable has to sort.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 const ENTRY_COMMANDS_MAX: usize = 4096;
 const ENTRY_RANGE_DELETES_MAX: usize = 64;
@@ -74,8 +74,8 @@ impl Proposer {
         &self.leadership
     }
 
-    /// Queues a submission. Its keys are read into memory before, so that applying it waits for no disk. Where another store
-    /// leads nothing is read.
+    /// Queues a submission. Its keys are read into memory first, so that applying it does not wait for the disk. If another
+    /// store leads, nothing is read.
     pub(super) fn submit(
         self: &Arc<Self>,
         submission: Submission,
@@ -104,8 +104,8 @@ impl Proposer {
         self.refuse_stalled();
     }
 
-    /// Refuses what waits behind entries that may never be committed, since too few other stores are heard of. It was never
-    /// proposed. What is under way has no known fate.
+    /// Refuses submissions that wait behind entries that may never be committed, since too few other stores are heard of.
+    /// They were never proposed. The fate of entries under way is unknown.
     pub(crate) fn refuse_stalled(&self) {
         if !self.leadership.is_stalled() {
             return;
@@ -125,8 +125,8 @@ impl Proposer {
         }
     }
 
-    /// Proposes what waits, as far as entries may be under way. One that is refused at once calls this again from within, and is
-    /// followed by the next here.
+    /// Proposes waiting submissions, up to the limit of entries under way. An entry that is refused at once calls this again
+    /// from within; the next one is then proposed here.
     fn propose<'a>(self: &'a Arc<Self>, mut queue: MutexGuard<'a, Queue>) {
         if mem::replace(&mut queue.is_proposing, true) {
             return;
@@ -162,8 +162,8 @@ impl Proposer {
         });
     }
 
-    /// Gives each submission of an entry its outcomes. The room that it held is given back before: whoever is told may submit again
-    /// at once.
+    /// Gives each submission of an entry its outcomes. The room that it held is given back first, so that its caller may submit
+    /// again at once.
     fn answer(&self, taken: Vec<Waiting>, answer: Result<Answer, ProposeError>) {
         let answered = outcomes::of_entry(answer, command_count(&taken), &self.leadership);
         self.figures.proposals.note_answered(&answered);
@@ -309,7 +309,7 @@ mod tests {
         let led = Led::begin(&storage, Region::default()).await;
         led.shut_down().await;
         let proposer = led.proposer();
-        // Each is an entry of its own.
+        // Each is a separate entry.
         let (queued, pending): (Vec<_>, Vec<_>) = (0..WAITING)
             .map(|number| waiting(&storage, vec![put(1)], number))
             .unzip();

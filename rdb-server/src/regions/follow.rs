@@ -1,5 +1,4 @@
-//! How the regions of this store change while it runs: by messages of other stores, by their logs, and by what the placement driver
-//! says.
+//! How the regions of this store change while it runs: by messages of other stores, by their logs, and by steps from the placement driver.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -123,7 +122,7 @@ impl Regions {
         let refused = if tombstone.is_some_and(|last| peer_id <= last) {
             Some("it was destroyed here, or one after it")
         } else {
-            // A later peer may take over from one that has waited in vain.
+            // A later peer may take over from one that never got its state.
             let may_be_left = stored.is_none();
             let region = stored.map(|(region, _)| region);
             let region = region.or_else(|| self.unfinished(region_id));
@@ -147,7 +146,7 @@ impl Regions {
         Ok(())
     }
 
-    /// Whoever asks about regions is told what their logs have changed.
+    /// Refreshes what is known of regions that their logs have changed.
     async fn follow_logs(&self) {
         let mut changed = self.changed.subscribe();
         loop {
@@ -178,7 +177,7 @@ impl Regions {
         Ok(())
     }
 
-    /// Learns what a region is now. Returns whether requests have to be routed anew for that.
+    /// Reads the present description of a region. Returns whether routing of requests changes.
     pub(super) async fn learn(&self, region_id: u64) -> Result<bool, ServerError> {
         let storage = self.storage.clone();
         let read = spawn_blocking(move || Described::read(&storage, region_id));
@@ -229,7 +228,7 @@ impl Regions {
         let HeldPeer {
             region_id, peer_id, ..
         } = named;
-        // What is being opened is opened before it is looked at, and nothing that is ending is opened.
+        // Regions that are being opened are open before they are looked at, and no ending region is opened.
         let opening = self.opening.lock().await;
         let group = {
             let states = self.node.states();
@@ -289,7 +288,7 @@ impl Regions {
     async fn remove(&self, region_id: u64, peer_id: u64) -> Result<(), ServerError> {
         let failed = |error| ServerError::region(region_id, error);
         let noted = match peer_id {
-            // A message may have named one that could not be opened. What cannot be read is to go.
+            // A message may have named a region that could not be opened. What cannot be read has to go.
             0 => self.node.noted_peer(region_id).await.unwrap_or(None),
             _ => None,
         };
@@ -305,8 +304,8 @@ impl Regions {
         self.node.destroy(region_id).await.map_err(failed)
     }
 
-    /// Ends replicas whose first state does not come: who should send it may have forgotten them. Their votes are kept. Whoever needs
-    /// one asks for it again.
+    /// Ends replicas whose first state does not come: the store that should send it may have forgotten them. Their votes are kept. A
+    /// store that needs such a replica asks for it again.
     async fn end_silent(&self) {
         loop {
             sleep(WAITING_INTERVAL).await;
@@ -349,8 +348,8 @@ impl Regions {
     }
 }
 
-/// The latest peer of a region on the disk that this store knows of. The placement driver adds none here while it has the region destroyed,
-/// and ids grow: so a peer that may come is later. 0: it knows of none.
+/// The latest peer of a region on the disk that this store knows of. The placement driver adds no peer here while it has the region
+/// destroyed, and ids grow, so any later peer has a higher id. 0: it knows of none.
 fn latest_peer(storage: &Storage, region_id: u64) -> Result<u64, rdb_storage::Error> {
     let described = storage.described(region_id)?;
     let described = described.map(|(region, _)| region);

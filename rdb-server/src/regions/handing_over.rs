@@ -1,7 +1,7 @@
-//! Regions that others are to lead: since this store ends, since it cannot write, or since it refuses all calls for want of rights.
+//! Regions whose leadership this store hands over, because it ends, cannot write, or refuses all calls for lack of rights.
 //!
-//! A store that has no rights, or old ones, refuses what other stores send, too, and has no vote for others. So it hands over only where those
-//! that answer it are a quorum without it: not where all stores of a group, or too many of them, are like that.
+//! A store without rights, or with old ones, also refuses what other stores send, and gives no votes. So it hands a region over only if the
+//! peers that answer it are a quorum without it. That is not so when too many stores of the group are in the same state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ impl Regions {
         }
     }
 
-    /// Lets other stores lead what this one leads, and gives them a little time for it.
+    /// Hands all regions that this store leads over to others, and waits a little for that.
     pub(crate) async fn hand_over(&self) {
         let proposers = self.proposers();
         let mut states = self.node.states();
@@ -74,7 +74,7 @@ impl Regions {
             let handing_over = proposers.iter().map(|led| {
                 let states = states.clone();
                 async move {
-                    // Who may lead next may not be heard of yet, or not be up yet.
+                    // The next leader may not be heard of yet, or not be up yet.
                     loop {
                         let still_leads = leads(&states.borrow(), led);
                         if !still_leads || self.hand_over_one(led.0).await.is_some() {
@@ -97,8 +97,8 @@ impl Regions {
         }
     }
 
-    /// Ends at once what this store holds together with others. For a store that must not be here: it may have forgotten what it
-    /// has promised to them.
+    /// Ends at once all regions that this store shares with others. For a store that must not run: it may have forgotten its
+    /// promises to them.
     pub(crate) async fn leave(&self) {
         let groups: Vec<_> = {
             let replicas = self.replicas();
@@ -109,12 +109,13 @@ impl Regions {
         join_all(groups.iter().map(|group| group.shut_down())).await;
     }
 
-    /// Hands one region over, if this store leads it. Returns who is to lead. `None`: nobody answers who could, or the group has ended.
+    /// Hands one region over, if this store leads it. Returns the next leader. `None`: no peer that could lead answers, or the group
+    /// has ended.
     async fn hand_over_one(&self, region_id: u64) -> Option<u64> {
         told(region_id, self.node.group(region_id)?.hand_over().await)
     }
 
-    /// The same, where the others need no vote of this store.
+    /// The same, if the others need no vote of this store.
     async fn hand_over_without_vote(&self, region_id: u64) -> Option<u64> {
         let group = self.node.group(region_id)?;
         told(region_id, group.hand_over_without_vote().await)

@@ -1,22 +1,22 @@
 //! The regions of this store: what is on the disk, a group for each, and what the router knows of them.
 //!
-//! A region is a descriptor, its data, and the log of its group. It begins with a *first state*, which all its first peers write
-//! alike: the descriptor, the peers as voters, and a position below the first entry of the log. Regions of a directory from
-//! before there were groups get theirs at the start, and their data lies below the log.
+//! A region is a descriptor, its data, and the log of its group. It begins with a *first state*, which is the same on all its
+//! first peers: the descriptor, the peers as voters, and a position below the first entry of the log. Regions of a directory
+//! from before there were groups get theirs at the start, and their data counts as from before the log.
 //!
 //! A peer that is added later has no first state. It is made when another store sends it something, and *waits* for a snapshot: until
-//! then the region counts, and is neither served nor reported. What a region is follows its log from then on.
+//! then the region counts, and is neither served nor reported. From then on the region follows its log.
 //!
-//! The end of a replica is an order of the placement driver. The group ends, then data and records go, with a *tombstone* in the same
-//! write, then the log. A start that finds a tombstone and no region removes what is left of the log. So messages that are late never
-//! bring a replica back.
+//! A replica is removed by order of the placement driver. First its group ends. Then one write removes data and records and leaves a
+//! *tombstone*. Then the log is removed. A start that finds a tombstone and no region removes what is left of the log. So late
+//! messages never bring a replica back.
 //!
-//! Which peer of a region this store has is noted with its log, when it is opened for the first time. A region that is stored as of when this
-//! store had another peer, or none, is opened with that one. Only a release that did not note it may have left one without any: it is
-//! *unopened* until another store sends something to a peer of this store.
+//! Which peer of a region this store has is noted with its log, when the log is opened for the first time. The region is opened with the
+//! noted peer even if it is stored as of when this store had another peer, or none. Only an older release may have left a region without a
+//! note: it is *unopened* until another store sends something to a peer of this store.
 //!
-//! `opening.rs` begins and opens them, `follow.rs` has them change while the store runs, `handing_over.rs` lets others lead them, and
-//! `report.rs` says what there is.
+//! `opening.rs` creates and opens them, `follow.rs` changes them while the store runs, `handing_over.rs` lets others lead them, and
+//! `report.rs` reports them.
 
 mod damage;
 mod follow;
@@ -73,7 +73,7 @@ pub(crate) struct Regions {
     /// The ways to other stores, once this one has registered.
     transport: OnceLock<Transport>,
     replicas: Lock<Replicas>,
-    /// Those of the regions that this store leads.
+    /// The sizes of the regions that this store leads.
     sizes: Sizes,
     /// The regions that requests can reach.
     served: watch::Sender<BTreeSet<u64>>,

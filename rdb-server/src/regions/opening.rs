@@ -1,4 +1,4 @@
-//! How regions come to be here: those on the disk at the start, those that a new cluster begins with, and a peer at a time.
+//! How a store gets its regions: those on the disk at the start, those that a new cluster begins with, and single peers later.
 
 use std::sync::Arc;
 
@@ -62,8 +62,8 @@ impl Regions {
         Ok(!stored.is_empty())
     }
 
-    /// Begins these regions and serves them, unless there are regions here: those are newer. A region whose peers have changed is none
-    /// to begin with: it has data that this store lacks, which other peers have to send. Neither is one that was destroyed here.
+    /// Begins these regions and serves them, unless there are regions here, which are newer. A region whose peers have changed is not
+    /// begun: it has data that this store lacks, which other peers have to send. Nor is a region that was destroyed here.
     pub(crate) async fn adopt(&self, regions: Vec<Region>) -> Result<(), ServerError> {
         if self.identity.get().is_none() {
             self.restore().await?;
@@ -129,8 +129,7 @@ impl Regions {
         replicas.unopened.insert(region.id, held);
     }
 
-    /// Gives regions their first states, those that have none. All at once: at the next start a part of them would look like
-    /// all.
+    /// Gives a first state to regions without one. All at once: at the next start a part of them would look like all of them.
     pub(super) async fn bootstrap(
         &self,
         regions: Vec<RegionDescriptor>,
@@ -148,8 +147,8 @@ impl Regions {
         Ok(())
     }
 
-    /// Removes the logs of replicas that were destroyed, if the end of the process came before that. What cannot be removed harms nobody:
-    /// another peer does not get that log. Neither is it in the way of a later peer that waits for its first state.
+    /// Removes the logs of destroyed replicas, if the process ended before it had done so. A log that cannot be removed does no harm: no
+    /// other peer gets it, and it does not block a later peer that waits for its first state.
     async fn finish_destroying(&self) -> Result<(), ServerError> {
         let storage = self.storage.clone();
         let destroyed = spawn_blocking(move || storage.destroyed_regions()).await??;

@@ -1,11 +1,10 @@
 //! Which peer of a region this store has.
 //!
-//! It is noted with the log of the region when that is opened for the first time, and the note holds whatever the region says: the region may
-//! be stored as of when this store had another peer, or none. It is wrong only if a release that knows of no notes was here meanwhile: that
-//! one has left the note of a peer that it destroyed, or that it replaced by a later one. Then the note is removed, and the region says which
-//! peer it is.
+//! It is noted with the log of the region when the log is opened for the first time. The note takes precedence over the region, which may
+//! be stored as of when this store had another peer, or none. The note is wrong only if an older release that does not know notes was here
+//! meanwhile: it has left the note of a peer that it destroyed or replaced. Then the note is removed, and the region says which peer it is.
 //!
-//! A region that such a release has left may say nothing, either. Then the peer is not known.
+//! A region that such a release has left may not say it, either. Then the peer is not known.
 
 use rdb_storage::RegionDescriptor;
 use tokio::task::spawn_blocking;
@@ -51,8 +50,7 @@ impl Regions {
         Ok(own)
     }
 
-    /// The peer of a region that is left out, since the install of a snapshot is not finished. What cannot be read is no reason not to
-    /// start.
+    /// The peer of a region that is left out because the install of its snapshot is not finished. A failed read does not stop the start.
     pub(super) async fn own_peer_left_out(
         &self,
         region: &RegionDescriptor,

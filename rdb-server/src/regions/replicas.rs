@@ -1,4 +1,4 @@
-//! Which regions this store has, and how far each is.
+//! Which regions this store has, and the state of each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,8 +35,8 @@ impl Replica {
 #[derive(Default)]
 pub(super) struct Replicas {
     pub(super) open: BTreeMap<u64, Replica>,
-    /// Regions on the disk that are not open, as the placement driver is told of them: it is not known which peer this store has, and the
-    /// first message to one opens it; or the install of a snapshot cannot be finished.
+    /// Regions on the disk that are not open, as they are reported to the placement driver. Either it is not known which peer this store
+    /// has, and the first message to one opens it; or the install of a snapshot cannot be finished.
     pub(super) unopened: BTreeMap<u64, HeldPeer>,
     /// Regions that are leaving this store.
     pub(super) ending: BTreeSet<u64>,
@@ -46,7 +46,7 @@ pub(super) struct Replicas {
 /// The last regions that [`Replicas::held`] has named.
 #[derive(Default)]
 struct Named {
-    /// Of those that nobody leads.
+    /// The last one named of those that nobody leads.
     unled: u64,
     led: u64,
 }
@@ -93,9 +93,9 @@ impl Replicas {
         leads.collect()
     }
 
-    /// A few of the replicas that this store does not lead, first those that nobody leads as far as it can tell: one that is no member any
-    /// more is among them. All of them by turns, and the others by turns where there is room. What waits for its first state is not
-    /// among them.
+    /// A few of the replicas that this store does not lead, first those that nobody leads as far as it can tell, since replicas that are
+    /// no longer members are among them. Successive calls go through all of them, and through the others if there is room. Replicas that
+    /// wait for their first state are left out.
     pub(super) fn held(&mut self, states: &States) -> Vec<HeldPeer> {
         let open = self.open.iter().filter_map(|(&region_id, replica)| {
             let described = replica.description.get()?;
@@ -114,7 +114,7 @@ impl Replicas {
         self.named.next(open.chain(unopened).collect())
     }
 
-    /// Those that wait for their first state, and have heard nothing for so long.
+    /// Replicas that wait for their first state and have heard nothing for `patience`.
     pub(super) fn silent(&self, patience: Duration) -> Vec<u64> {
         let open = self.open.iter().filter(|(_, replica)| {
             let is_silent = replica.group.silent_for() >= patience;

@@ -1,4 +1,4 @@
-//! What others are told of the regions: the placement driver, health, and whoever looks at figures.
+//! What is reported of the regions, to the placement driver, the health, and the metrics.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use rdb_storage::{DatabaseFigures, Durability};
 use super::Regions;
 use super::replicas::Replica;
 
-/// What the placement driver is told of the regions.
+/// The report of the regions to the placement driver.
 pub(crate) struct Report {
     /// Those that this store leads.
     pub(crate) leads: Vec<RegionReport>,

@@ -1,7 +1,7 @@
-//! About how many bytes the regions hold that this store leads, for the placement driver.
+//! Estimated sizes, in bytes, of the regions that this store leads, for the placement driver.
 //!
-//! RocksDB estimates a size from the indexes of its table files, which takes some of the processor and may take a read of the disk. So a
-//! region is asked for at most every [`ASKED_EVERY`], and at most [`ASKED_MAX`] with one heartbeat, the longest unasked first.
+//! RocksDB estimates a size from the indexes of its table files, which takes processor time and may take a disk read. So a region's size
+//! is asked for at most every [`ASKED_EVERY`], and at most [`ASKED_MAX`] with one heartbeat, the longest unasked first.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,7 +30,8 @@ impl Sizes {
         self.known().get(&region_id)?.bytes
     }
 
-    /// Estimates the sizes of those of these regions, in ascending order, for which it is time. Forgets all others. `estimate` may block.
+    /// Estimates the sizes of the regions that are due. `region_ids` are in ascending order. Forgets all other regions. `estimate`
+    /// may block.
     pub(super) fn learn(&self, region_ids: &[u64], estimate: impl Fn(u64) -> Option<u64>) {
         for region_id in self.due(region_ids, Instant::now()) {
             let (bytes, at) = (estimate(region_id), Instant::now());

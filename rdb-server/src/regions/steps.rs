@@ -1,7 +1,7 @@
 //! The steps of the regions that this store leads: one change of members or of leadership at a time, as the placement driver decides.
 //!
-//! A step is for one `conf_version`. It is taken only if this store has applied that one, and if the membership of it is the one in
-//! force: the group compares the two where it proposes. So a step is taken at most once, and never beside another one.
+//! A step is for one `conf_version`. It is taken only if this store has applied that version, and if its membership is the one in
+//! force: the group compares the two when it proposes. So a step is taken at most once, and never concurrently with another.
 
 use rdb_proto::metapb::Peer;
 use rdb_proto::pdpb::RegionStep;

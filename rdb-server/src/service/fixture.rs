@@ -1,4 +1,4 @@
-//! A server in the test's own process. It never gives up on a client that does not read.
+//! A server in the test's process. It never gives up on a client that does not read.
 
 use std::sync::Arc;
 use std::time::Duration;

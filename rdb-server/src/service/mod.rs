@@ -1,7 +1,7 @@
 //! The gRPC services: decode, validate, check what the caller may do, find the region, delegate, respond.
 //!
-//! Each command is checked against the rights of its moment, before it is routed or read. So neither answer nor delay tells whoever
-//! may not read a key whether it exists. The check is in `point` and `several`, for operators in the transport.
+//! Each command is checked against the rights of that moment, before it is routed or read. So neither the answer nor the delay reveals
+//! whether a key exists to a caller that may not read it. The check is in `point` and `several`, for operators in the transport.
 //!
 //! - `raw` and `cas` serve the methods of the two keyspaces, `batch` serves the stream.
 //! - `point` serves the commands for one key, for all three.

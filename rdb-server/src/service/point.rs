@@ -76,8 +76,8 @@ pub(super) fn operation(request: Request) -> Result<Operation, Rejection> {
     Ok(Operation::Write(command, response))
 }
 
-/// Checks that the caller may do to `key` what a command of this kind does. Before it is routed: where a key is, and whether it exists,
-/// is for those who may know.
+/// Checks that the caller may do to `key` what a command of this kind does. Called before routing, since where a key is, and whether it
+/// exists, must not be revealed without the right.
 pub(super) fn check(pass: &Pass, kind: Kind, key: &[u8]) -> Result<(), Rejection> {
     let (permission, keyspace) = needed(kind)?;
     let checked = pass.check_key(permission, keyspace, key);

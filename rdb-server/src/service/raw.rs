@@ -178,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    /// The field to blame. A store that knows no regions refuses whatever it routes.
+    /// The field to blame. A store without regions refuses everything that it routes.
     fn refused<T: std::fmt::Debug>(response: Result<Response<T>, Status>) -> String {
         let status = response.expect_err("refused, and not routed");
         assert_eq!(status.code(), Code::InvalidArgument);

@@ -1,4 +1,4 @@
-//! `adminpb.RegionAdmin`: what an operator asks of regions.
+//! `adminpb.RegionAdmin`: requests of operators to regions.
 
 use std::sync::Arc;
 use std::time::Duration;

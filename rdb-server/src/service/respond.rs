@@ -1,4 +1,4 @@
-//! Responses of unary calls. A routing answer goes into the response, a fault into the status.
+//! Responses of unary calls. A routing answer is in the response, a fault in the status.
 
 use rdb_proto::errorpb::RegionError;
 use rdb_proto::response::DataResponse;

@@ -1,8 +1,8 @@
 //! Room: bytes in flight that are reserved before a result takes memory.
 //!
-//! A read first gets a little room. When its result is larger, it fails without taking memory and names the bytes that it
-//! needs. Then it waits for that room, for a bounded time, and is done again. The room stays reserved until the answer is
-//! sent.
+//! A read first gets a little room. When its result is larger, the read fails without taking memory, and says how many
+//! bytes it needs. Then it waits for that room, for a bounded time, and runs again. The room stays reserved until the
+//! answer is sent.
 
 use rdb_proto::error::busy;
 use rdb_proto::transport::limits::{ADMISSION_WAIT, BYTES_BACKOFF, CONNECTION_BYTES_GUARANTEED};

@@ -38,8 +38,7 @@ pub(super) fn check_keys<'k>(
     keys.try_for_each(|key| check(&pass, begun.kind(), key))
 }
 
-/// Checks that the caller may do this to the whole range that it has asked for, whatever regions it reaches over. An empty `end_key`
-/// is no bound.
+/// Checks that the caller may do this to the whole range that it has asked for, over all regions. An empty `end_key` is no bound.
 pub(super) fn check_range(
     begun: &Begun<'_>,
     start_key: &Bytes,
@@ -51,7 +50,7 @@ pub(super) fn check_range(
     checked.map_err(Rejection::Denied)
 }
 
-/// Reads `keys` with `read`, and makes the response of those that exist.
+/// Reads `keys` with `read`, and makes the response from those that exist.
 pub(super) async fn get<V, E, R: Message, F>(
     router: &Router,
     begun: &mut Begun<'_>,

@@ -1,4 +1,4 @@
-//! What callers with and without rights get from unary calls. Streams have their tests with `batch`.
+//! What callers with and without rights get from unary calls. Tests of streams are with `batch`.
 
 use bytes::Bytes;
 use rdb_proto::error::details;

@@ -1,4 +1,4 @@
-//! Which peer of a region a store has, and regions that are left out since that is not known, or since they cannot be opened.
+//! Which peer of a region a store has, and regions that are left out because that is not known or because they cannot be opened.
 
 use super::*;
 use crate::region::first_state;
@@ -40,7 +40,7 @@ async fn a_region_that_is_stored_without_a_peer_of_this_store_is_that_of_the_fir
     assert_eq!(fixture.is_asked_for(9).await, 1);
     assert_eq!(regions.report().holds, [held(9)]);
     assert!(regions.served().borrow().contains(&REGION));
-    // From then on it is known which peer this store has, whatever the region says.
+    // From then on the note says which peer this store has, not the region.
     fixture.ends().await;
     for other in [5, 10] {
         assert_eq!(fixture.is_asked_for(other).await, 0);

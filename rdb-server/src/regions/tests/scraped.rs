@@ -1,4 +1,4 @@
-//! What a scrape holds, and what it does not hold up.
+//! What a scrape contains, and that it blocks nothing.
 
 use std::sync::mpsc;
 use std::thread;

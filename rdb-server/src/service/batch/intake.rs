@@ -1,4 +1,4 @@
-//! Takes a message in: reserves what it takes, refuses it as a whole if that cannot be, and else has its commands sorted.
+//! Takes a message in: reserves its memory, or refuses it as a whole, then has its commands sorted.
 
 mod sorting;
 #[cfg(test)]
@@ -27,7 +27,7 @@ use sorting::Sorting;
 /// Memory of one decoded command and of an answer without a value, beside their share of the message, in bytes.
 const COMMAND_OVERHEAD_BYTES: usize = 256;
 
-/// The commands of a message, sorted by what is to be done.
+/// The commands of a message, sorted by what to do.
 #[derive(Default)]
 pub(super) struct Intake {
     pub(super) command_count: usize,
@@ -39,8 +39,8 @@ pub(super) struct Intake {
     pub(super) reads: Vec<ReadGroup>,
 }
 
-/// Takes a message in. `caller` has sent it, and what it may do is asked once for all of its commands. `arrived` is what the transport
-/// has charged for it. `audited` says what is told of it in the audit log, if it is checked against a pass or there is none.
+/// Takes a message in. `caller` has sent it, and its pass is taken once for all commands. `arrived` is what the transport has charged
+/// for it. `audited` makes its entries in the audit log, with the pass that it is checked against or without one.
 pub(super) fn take(
     request: batch::Request,
     arrival: Arrival,

@@ -1,18 +1,17 @@
-//! `kvrpc.KvBatch`: many commands in one message, for as long as both sides keep the stream open.
+//! `kvrpc.KvBatch`: streams of messages with many commands each.
 //!
 //! A [`CommandStream`] is one stream. It runs only while the transport asks for the next response. So flow control works end
-//! to end: no messages are taken from a client that does not read its answers, and its reads are executed for at most one
-//! response ahead.
+//! to end: no messages are taken from a client that does not read its answers, and its reads run at most one response ahead.
 //!
-//! - `intake` takes a message apart: it checks what its sender may do; it submits writes, one submission per region; it queues reads; it
-//!   answers commands that cannot be served.
+//! - `intake` takes a message apart: it checks the sender's rights, submits writes, one submission per region, queues reads, and answers
+//!   commands that cannot be served.
 //! - `writes` waits for the submissions.
-//! - `reads` executes the queued reads as far as a response has room. Values in memory are read at once. Jobs read values
-//!   that are not in memory or are too large, a few at a time.
+//! - `reads` executes the queued reads as far as a response has room. Values in memory are read at once. Values that are
+//!   not in memory or are too large are read by jobs, a few at a time.
 //! - `answers` packs the answers that are ready into a response.
 //!
-//! A stream reserves its memory in the bytes in flight of its connection, in three parts: a message with its commands until
-//! they are answered; the values of answers that wait; a response until it is sent.
+//! A stream reserves memory from the bytes in flight of its connection, in three parts: a message and its commands until
+//! they are answered; the values of waiting answers; a response until it is sent.
 
 mod answers;
 mod intake;
@@ -76,7 +75,7 @@ mod tests {
         }
     }
 
-    /// A message that reads a key so many times.
+    /// A message that reads a key `count` times.
     fn reads_of(key: &'static str, count: u64) -> BatchRequest {
         let commands = (0..count).map(|id| BatchCommand {
             id,

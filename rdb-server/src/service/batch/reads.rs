@@ -1,11 +1,11 @@
-//! Reads of a stream: executed in their order, when a response has room for what they find.
+//! Reads of a stream: executed in order, when a response has room for their results.
 //!
 //! A value in memory is read at once. A read is *cold* when its value is not in memory, is larger than a response, or has no
 //! room yet. Cold reads are set aside for the jobs of the stream. A few jobs run at a time, each for a few keys. A job waits
 //! for the room that it needs, and reads on a blocking thread.
 //!
-//! A read may wait for long: until its client has taken the answers before it. So it is checked again if the rights have changed since
-//! its message came. Otherwise a client that takes answers slowly would read on after its right was revoked.
+//! A read may wait for a long time, until its client has taken the earlier answers. So it is checked again if the rights have changed
+//! since its message came. Otherwise a slow client could read on after its right was revoked.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -187,7 +187,7 @@ pub(super) struct Reads {
 }
 
 impl Reads {
-    /// None yet. What becomes of them is noted in `figures`.
+    /// No reads yet. Their results are noted in `figures`.
     pub(super) fn new(figures: Arc<Figures>) -> Self {
         Self {
             groups: VecDeque::new(),
@@ -205,8 +205,7 @@ impl Reads {
         self.groups.is_empty() && self.cold.is_empty() && self.jobs.is_empty()
     }
 
-    /// Executes reads from memory until the response is full, or none is left, or the next value fits into the next response
-    /// only.
+    /// Executes reads from memory until the response is full, no read is left, or the next value fits only into the next response.
     pub(super) fn pack(&mut self, packing: &mut Packing<'_>) {
         if self.groups.is_empty() {
             return;
@@ -403,7 +402,7 @@ struct Reading {
 }
 
 impl Reading {
-    /// Reads as many of the job's reads as get room, and returns the others. All are of the region.
+    /// Executes as many of the job's reads as get room, and returns the others. All are of one region.
     async fn read_cold(self, mut job: JobReads) -> (JobReads, AnswerGroup) {
         let reads: Vec<PointRead> = job
             .cold
@@ -535,7 +534,7 @@ mod tests {
         assert!(stalled.jobs.len() > 1, "some wait for the one that reads");
 
         let reader = storage.reader();
-        // So many keys are read where disk reads are.
+        // This many keys are read on the threads for disk reads.
         let read = reader.multi_get_raw(vec![Bytes::from_static(b"0"); 1000], usize::MAX);
         let values = timeout(Duration::from_secs(30), read).await;
         let values = values.expect("it gets its turn").expect("read");

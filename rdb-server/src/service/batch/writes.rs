@@ -115,7 +115,7 @@ fn key_of(command: &Command) -> Option<&[u8]> {
     }
 }
 
-/// What the audit log is told of writes with.
+/// Makes the entries of writes in the audit log.
 struct Audited {
     message: Arc<AuditedMessage>,
     /// The keys of all of them.

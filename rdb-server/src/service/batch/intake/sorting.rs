@@ -1,4 +1,4 @@
-//! The commands of a message, sorted by region: writes are submitted, reads are queued, and what is neither is answered.
+//! The commands of a message, sorted by region: writes are submitted, reads are queued, and commands that cannot be served are answered.
 
 use std::iter::Peekable;
 use std::sync::Arc;
@@ -67,8 +67,8 @@ pub(in super::super) struct AwaitedWrite {
 }
 
 impl<'a> Sorting<'a> {
-    /// `context` says whom the message is for, and `pass` what its sender may do. `audited` says what is told of it in the audit log,
-    /// if there is one.
+    /// `context` says whom the message is for, and `pass` what its sender may do. `audited` is what the audit log says of it, if
+    /// there is a log.
     pub(super) fn new(
         membership: &'a Membership,
         context: Context,
@@ -177,7 +177,7 @@ impl<'a> Sorting<'a> {
         &mut self.regions[position]
     }
 
-    /// Notes what is refused, queues the reads and submits the writes. The message stays reserved until its last write is
+    /// Notes the refusals, queues the reads and submits the writes. The message stays reserved until its last write is
     /// answered. If reads are most of it, it also stays reserved until its last read is answered; otherwise their keys are
     /// copied out of it.
     pub(super) fn hand_over(
