@@ -16,8 +16,8 @@ use crate::{Cause, ClientStats, Config, Error, Limits, TraceContext};
 /// A connection to a cluster.
 ///
 /// Calls need a tokio runtime with its timer and I/O enabled. Connections and streams, which calls share, are tasks on the
-/// runtime of the call that needed them first. That runtime has to be driven for as long as there are calls. While it stands
-/// still, calls on other runtimes end at their deadlines without an answer. When it ends, the next call starts new tasks.
+/// runtime of the call that needed them first. That runtime has to be driven for as long as there are calls. While it is not
+/// driven, calls on other runtimes end at their deadlines without an answer. When it ends, the next call starts new tasks.
 ///
 /// Cheap to clone and meant to be shared: clones use the same connections and the same knowledge of the cluster. Both end
 /// with the last clone. A call whose future is dropped is abandoned: its write may have been applied, or may be applied
@@ -109,10 +109,10 @@ impl Client {
         }
     }
 
-    /// The same client for calls that are parts of a trace. Servers note the trace in their logs of slow commands, and, where they are
-    /// set up for that, send spans of a sampled one to a collector. `None`: its calls are parts of no trace.
+    /// The same client for calls that are parts of a trace. Servers note the trace in their logs of slow commands. If they are set up
+    /// for that, they send spans of sampled traces to a collector. `None`: its calls are parts of no trace.
     ///
-    /// Calls are sent together with those of other traces as before. What they share has no trace: timestamps from
+    /// Calls are still sent together with those of other traces. Shared work has no trace: timestamps from
     /// [`Client::tso`], which calls get with one request, and the search for the leader of a region.
     ///
     /// ```no_run
@@ -168,7 +168,7 @@ impl Client {
     }
 }
 
-/// The error with what to do, where the client has shown no token and is taken for nobody.
+/// Adds advice to the error if the client has shown no token and so is no user.
 fn wanting(error: Error, config: &Config) -> Error {
     match error {
         Error::Unauthenticated { cause } if config.token.is_none() => {

@@ -26,8 +26,8 @@ impl Client {
         Ok(asked.await?.stores.into_iter().map(Store::from).collect())
     }
 
-    /// What the placement driver says is wrong, as far as it alone knows it: with itself, with the start of the cluster, and with stores
-    /// that it refuses. Empty also where it is of an earlier release.
+    /// Findings that only the placement driver knows: about itself, the start of the cluster, and stores that it refuses. Also empty if
+    /// it is of an earlier release.
     ///
     /// # Errors
     ///

@@ -28,8 +28,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Makes every call a unary gRPC call, instead of sending concurrent calls together over streams. Default: `false`.
     pub unary: bool,
-    /// Says who the client is, to a cluster where users have rights. Default: `None`; then it is whoever its certificate names, if it
-    /// has one.
+    /// Says who the client is, to a cluster where users have rights. Default: `None`; then it is the user that its certificate names,
+    /// if it has one.
     pub token: Option<TokenSource>,
     /// Encrypts connections. Needs the feature `tls`. Default: `None`, plain text.
     #[cfg(feature = "tls")]
@@ -68,9 +68,9 @@ impl Config {
         Self { unary, ..self }
     }
 
-    /// These settings with a token, which every call carries. Without TLS whoever is on the wire can read it.
+    /// These settings with a token, which every call carries. Without TLS anybody on the network path can read it.
     ///
-    /// A program that runs for long is better given a file: its token can be replaced.
+    /// Prefer a file for long-running programs: its token can be replaced.
     pub fn with_token(self, token: Token) -> Self {
         Self {
             token: Some(TokenSource::Given(token)),
@@ -78,9 +78,9 @@ impl Config {
         }
     }
 
-    /// These settings with the token in a file, which holds nothing else. The file is looked at again every five seconds at most while
-    /// calls are made, and a new token counts then, for open streams too. One that cannot be used leaves the old one in use, and the log
-    /// says so.
+    /// These settings with the token in a file, which holds nothing else. While calls are made, the file is checked again at most every
+    /// five seconds, and a new token then takes effect, also for open streams. If a new token cannot be used, the old one stays in use,
+    /// and the log says so.
     ///
     /// ```no_run
     /// # use rdb_client::Config;

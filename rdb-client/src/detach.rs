@@ -14,7 +14,7 @@ pub(crate) fn detach(part: &mut Bytes, message_bytes: usize) {
 }
 
 /// Copies the parts of a message that are less than half of it. Small neighbours share a copy of at most
-/// [`TOGETHER_BYTES_MAX`]: an allocation for each would cost more than all else that a page costs.
+/// [`TOGETHER_BYTES_MAX`]: an allocation for each would cost more than all other work for a page.
 pub(crate) fn detach_all<'a>(parts: impl Iterator<Item = &'a mut Bytes>) {
     let mut parts: Vec<_> = parts.collect();
     let message_bytes: usize = parts.iter().map(|part| part.len()).sum();

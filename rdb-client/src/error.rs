@@ -10,12 +10,12 @@ use bytes::Bytes;
 
 /// Why a call failed.
 ///
-/// Of a write, every variant but [`Error::Undetermined`] says that it was not applied and will not be
+/// For a write, every variant but [`Error::Undetermined`] says that it was not applied and will not be
 /// ([`is_certain`](Self::is_certain)). Messages name fields, lengths and limits, never keys or values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// The key's version is not the expected one; nothing was changed. Decide anew with what is reported here, as
+    /// The key's version is not the expected one; nothing was changed. Decide again with what is reported here, as
     /// [`Client::update`](crate::Client::update) does.
     Conflict {
         /// The key's version; 0: the key does not exist.
@@ -36,7 +36,7 @@ pub enum Error {
         /// How certainty was lost.
         cause: Cause,
     },
-    /// The request is wrong whatever the state of the cluster; change it.
+    /// The request is wrong in any state of the cluster; change it.
     InvalidArgument {
         /// The argument or setting that is wrong; `pd_addresses` also later, when no placement driver answers there.
         field: String,
@@ -60,8 +60,8 @@ pub enum Error {
         /// Which user, and which right is missing.
         cause: Cause,
     },
-    /// The cluster wants to know who makes the call, and does not: there is no token, it is no user's, or not any more. The client needs
-    /// a token ([`Config::with_token_file`](crate::Config::with_token_file)), or a certificate that is a user's.
+    /// The cluster does not know who makes the call: there is no token, or it is not a valid token of a user. The client needs a token
+    /// ([`Config::with_token_file`](crate::Config::with_token_file)), or a certificate that is a user's.
     Unauthenticated {
         /// What is missing or wrong.
         cause: Cause,
@@ -209,7 +209,7 @@ impl Error {
         }
     }
 
-    /// The error of a write of which one part was applied and another failed with this error.
+    /// The error of a write if one part was applied and another failed with this error.
     pub(crate) fn after_partial_write(self) -> Self {
         match self {
             Self::Undetermined { .. } => self,

@@ -2,8 +2,8 @@
 //!
 //! For a write there is one question: is it certain that it was not applied? It is certain when the server says so in the
 //! details of the status, and when the connection knows that the server never processed the request ([`ConnectionError`]).
-//! In any other case its fate is unknown, whatever the code suggests. (A routing answer is certain, too. `routing` handles
-//! those.)
+//! In any other case its fate is unknown, even if the status code suggests otherwise. (A routing answer is certain, too.
+//! `routing` handles those.)
 
 use rdb_proto::error::details;
 use rdb_proto::errorpb::{self, Fate};
@@ -87,8 +87,8 @@ pub(crate) fn is_unprocessed(status: &Status) -> bool {
     }
 }
 
-/// One line: the place, and the message. Of a connection that failed that is its innermost error: those around it say
-/// only by which layers it came.
+/// One line: the place and the message. For a failed connection the message is the innermost error; the outer ones only
+/// name the layers that it passed.
 pub(crate) fn cause(status: &Status, place: &str) -> String {
     let innermost = ConnectionError::of(status).map(ConnectionError::cause);
     match (innermost, status.message()) {
@@ -98,7 +98,7 @@ pub(crate) fn cause(status: &Status, place: &str) -> String {
     }
 }
 
-/// What the server says to the caller, whichever server that is.
+/// The server's own message to the caller, without the server's address.
 fn told(details: Option<errorpb::Error>, status: &Status) -> Cause {
     let told = details.map_or_else(|| status.message().to_owned(), |details| details.cause);
     Cause::of(told, status.clone())

@@ -1,4 +1,4 @@
-//! The health of each process of the cluster, and whether it is that process which answers at its address.
+//! The health of each process of the cluster, and whether the right process answers at its address.
 
 use std::sync::{Arc, OnceLock};
 

@@ -64,7 +64,7 @@
 //! # Traces
 //!
 //! A call can be a part of a trace: [`Client::with_trace`] takes the [`TraceContext`] that its caller has, in the form of the W3C's
-//! `traceparent`. This crate makes no spans of its own, and depends on no tracing library.
+//! `traceparent`. This crate makes no spans, and depends on no tracing library.
 //!
 //! # What it needs
 //!
@@ -74,15 +74,15 @@
 //!
 //! # TLS
 //!
-//! With the feature `tls`, `Config::with_tls` has every connection encrypted. A connection is not made when the certificate of its
-//! server has expired, is of no CA that the client trusts, or is for another host than that of the address, nor when the server asks
-//! for a certificate that the client does not have. That is like a server that cannot be reached: the call was not applied, it is
-//! tried again until its deadline, since certificates are renewed and other addresses may do, and its error then says why.
+//! With the feature `tls`, `Config::with_tls` has every connection encrypted. A connection is refused when the server's certificate
+//! has expired, comes from no CA that the client trusts, or is for another host than the address, and when the server asks for a
+//! certificate that the client does not have. That counts as an unreachable server: the call was not applied, and is tried again
+//! until its deadline, since certificates are renewed and other addresses may work. Its error then says why.
 //!
 //! # Users and rights
 //!
-//! Where the placement driver runs with `--auth`, a call is a user's, and does what that user may. A client shows who it is by a token
-//! that every call carries, or by its certificate.
+//! If the placement driver runs with `--auth`, each call belongs to a user and needs that user's rights. A client shows who it is by a
+//! token that every call carries, or by its certificate.
 //!
 //! ```no_run
 //! use rdb_client::{Client, Config, Error};
@@ -99,8 +99,9 @@
 //! ```
 //!
 //! [`Error::PermissionDenied`] and [`Error::Unauthenticated`] end a call at once. A new right or a new token counts some seconds later, so
-//! who has just got one tries again by itself. A token in a file is replaced without a failed call: `docs/security.md` says how. Without
-//! TLS it can be read by whoever is on the wire. [`Client::add_user`] and its siblings administer users; [`auth`] has what they take.
+//! a caller that has just got one has to try again. A token in a file is replaced without a failed call: `docs/security.md` says how.
+//! Without TLS anybody on the network path can read it. [`Client::add_user`] and its siblings administer users; [`auth`] has what they
+//! take.
 //!
 //! # Metrics
 //!
@@ -109,8 +110,8 @@
 //! connections, and the sizes of messages. All names begin with `flaredb_client_`; `docs/monitoring.md` lists them. The
 //! example `client_metrics` writes them as Prometheus reads them.
 //!
-//! Install the recorder before [`Client::connect`]: a client keeps to the one that it finds then. For the same reason the
-//! recorder must not forget figures that stand still for a while.
+//! Install the recorder before [`Client::connect`]: a client keeps the one that it finds then. For the same reason the
+//! recorder must not forget figures that do not change for a while.
 //!
 //! ```toml
 //! [dependencies]

@@ -1,7 +1,7 @@
 //! The cluster's limits. Requests are checked against them before they are sent.
 //!
-//! The server checks again. The client checks first, since the refusal of a message above the transport's limit does not say
-//! whether it was applied, and since a check here costs no round trip.
+//! The server checks again. The client checks first for two reasons: a message above the transport's limit is refused
+//! without saying whether it was applied, and a check here costs no round trip.
 
 use bytes::Bytes;
 use rdb_proto::metapb;

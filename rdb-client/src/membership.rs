@@ -1,4 +1,4 @@
-//! What an operator asks of the placement driver: which stores hold a region, and stores that leave.
+//! Requests of operators to the placement driver: which stores hold a region, and which stores leave.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,20 +15,20 @@ use crate::{Cause, Client, Error, fate};
 
 /// A change of a region's replicas that somebody has asked for, or that the placement driver makes by itself.
 ///
-/// The placement driver keeps what was asked for in memory. One that is started anew has forgotten it.
+/// The placement driver keeps requests only in memory. After a restart it has forgotten them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Operator {
     /// The region. It has one operator under way at most.
     pub region_id: u64,
-    /// The store that is to get a replica. Neither this one nor the other: the placement driver's own change.
+    /// The store that should get a replica. If this and the other store are not set, it is the placement driver's own change.
     pub add_store_id: Option<u64>,
-    /// The store that is to lose its replica.
+    /// The store that should lose its replica.
     pub remove_store_id: Option<u64>,
     /// How far it is.
     pub state: OperatorState,
-    /// What is being done, or what it waits for; of one that has timed out: why it was not done. In the answer to a call also what
-    /// comes of it afterwards, or that it was done before. Else empty.
+    /// What is being done, or what it waits for; after a timeout, why it was not done. In the answer to a call also what happens
+    /// afterwards, or that it was already done. Otherwise empty.
     pub status: String,
     /// How long ago it was added. Zero for one of the placement driver.
     pub age: Duration,
@@ -52,7 +52,7 @@ pub enum OperatorState {
     Unknown,
 }
 
-/// What has become of a store that is to leave, or to stay.
+/// The result of asking a store to leave, or to stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Removal {
@@ -62,16 +62,16 @@ pub struct Removal {
     pub region_count: u64,
 }
 
-/// Changes of members. Each call says what is to be, and changes nothing that is so already. So a call whose answer gets lost is
-/// made again until its deadline. If no answer comes then, or a refusal, it ends in [`Error::Undetermined`]: the first try may have
-/// been taken. A call that is made again does more than it would once only if the members have changed back meanwhile: after
-/// [`remove_peer`](Client::remove_peer) the store may have got another replica, which is then removed, too.
+/// Changes of members. Each call names the wanted state, and changes nothing if that is the present one. So a call whose answer
+/// gets lost is made again until its deadline. If no answer comes then, or a refusal, it ends in [`Error::Undetermined`]: the first
+/// try may have been taken. A call that is made again does more than it would once only if the members have changed back meanwhile:
+/// after [`remove_peer`](Client::remove_peer) the store may have got another replica, which is then removed, too.
 ///
 /// Each can end in [`Error::NotFound`] or [`Error::Refused`], whose causes say what there is and what would help, or in one of the
 /// errors of any call to the placement driver. One that has just started has to hear of the stores and the leaders first:
 /// [`Error::Unavailable`] if that takes too long.
 impl Client {
-    /// Has a region get a replica on a store. If it has more than the cluster keeps then, it loses another one.
+    /// Adds a replica of a region on a store. If the region then has more than the cluster keeps, it loses another one.
     ///
     /// # Errors
     ///
@@ -80,8 +80,8 @@ impl Client {
         self.operate(region_id, store_id, 0).await
     }
 
-    /// Takes the replica of a region from a store. If there are fewer than the cluster keeps then, the region gets another one,
-    /// on another store if there is one.
+    /// Removes the replica of a region from a store. If there are then fewer than the cluster keeps, the region gets another
+    /// one, on another store if there is one.
     ///
     /// # Errors
     ///
@@ -90,7 +90,7 @@ impl Client {
         self.operate(region_id, 0, store_id).await
     }
 
-    /// Moves the replica of a region from one store to another: that one gets a replica first.
+    /// Moves the replica of a region from one store to another, which gets its replica first.
     ///
     /// # Errors
     ///
@@ -106,7 +106,7 @@ impl Client {
     }
 
     /// The operators under way in the order of their regions, then what the placement driver changes by itself, or would if it
-    /// could, then the operators that ended last, the last one first. Of each at most 64.
+    /// could, then the operators that ended last, the last one first. There are at most 64 of each.
     ///
     /// # Errors
     ///
@@ -120,7 +120,7 @@ impl Client {
         Ok(operators.map(Operator::from).collect())
     }
 
-    /// Ends the operator of a region. What was done of it stays, but a learner that nothing needs is removed.
+    /// Ends the operator of a region. Its finished steps stay, but a learner that nothing needs is removed.
     ///
     /// # Errors
     ///
@@ -132,17 +132,17 @@ impl Client {
         present(changed.await?.operator)
     }
 
-    /// Has a store leave the cluster: it gets no replicas, and those that it has move to other stores. Then it has left for
-    /// good, and its process ends.
+    /// Asks a store to leave the cluster: it gets no replicas, and those that it has move to other stores. Then it has left
+    /// for good, and its process ends.
     ///
     /// # Errors
     ///
-    /// When there is no such store, or too few others could hold the replicas that regions are to have.
+    /// When there is no such store, or too few others could hold the replicas that regions should have.
     pub async fn remove_store(&self, store_id: u64) -> Result<Removal, Error> {
         self.change_leaving(store_id, false).await
     }
 
-    /// Has a store stay that was to leave.
+    /// Lets a leaving store stay.
     ///
     /// # Errors
     ///

@@ -55,7 +55,7 @@ type Outcome<R> = (
     Result<<R as DataRequest>::Answer, Failure>,
 );
 
-/// Writes all entries, per region all or none.
+/// Writes all entries, atomically per region.
 ///
 /// # Errors
 ///

@@ -26,7 +26,7 @@ impl From<kvrpc::KeyValue> for KeyValue {
 /// [`Error::DeadlineExceeded`], [`Error::DataLoss`], [`Error::ClusterMismatch`] or [`Error::Internal`], and each that
 /// writes in [`Error::Undetermined`].
 impl Client {
-    /// Writes one value, whatever was there before. An empty value is a value.
+    /// Writes one value unconditionally. An empty value is a value.
     ///
     /// # Errors
     ///

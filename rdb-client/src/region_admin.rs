@@ -1,4 +1,4 @@
-//! What an operator asks of a region: whether its replicas hold the same data, and another leader.
+//! Requests of operators to a region: whether its replicas hold the same data, and another leader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,7 +171,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// When the region has no leader in time, or is no more.
+    /// When the region has no leader in time, or no longer exists.
     pub async fn check_region(&self, route: &RegionRoute) -> Result<RegionCheck, Error> {
         let region_id = route.region.id;
         let Position { term, index } = self.begin_check(route).await?;

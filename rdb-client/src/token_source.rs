@@ -1,4 +1,4 @@
-//! Where a client has its token from.
+//! Where a client gets its token.
 
 use std::path::PathBuf;
 

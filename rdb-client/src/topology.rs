@@ -15,7 +15,7 @@ pub enum StoreState {
     Disconnected,
     /// No heartbeat for 30 minutes, or what the placement driver's `--store-down-after-s` says.
     Down,
-    /// It is to leave, whether it is up or not, and its replicas move to other stores.
+    /// It is leaving, whether it is up or not, and its replicas move to other stores.
     Leaving,
     /// The answer has no state, or one that this release does not know.
     Unknown,
@@ -140,7 +140,7 @@ pub struct RegionRoute {
     pub leader: Option<Store>,
     /// The Raft term that the leader was elected in. `None`: nobody has reported a leader.
     pub term: Option<u64>,
-    /// The stores of the region's peers, in the order of those. One that is not registered is left out.
+    /// The stores of the region's peers, in the order of the peers. Unregistered stores are left out.
     pub peers: Vec<Store>,
     /// The ids of the peers with a vote that have not lived for 20 seconds though their stores are up, as the leader says: it does
     /// not hear of them, or they do not catch up. They are replaced as on a store that is down, and named then also while their stores

@@ -2,7 +2,7 @@
 //!
 //! A swap whose response got lost is sent again, unchanged. That is safe, since it names the version that it replaces, and
 //! no key ever shows a version twice. At most one of the two swaps is applied, and once the second has succeeded or met a
-//! conflict, the first can no longer be applied. A conflict of the second shows what became of the first:
+//! conflict, the first can no longer be applied. A conflict of the second swap shows the fate of the first:
 //!
 //! - The version is the next one, with another value: another writer replaced the old version. The first swap was not
 //!   applied, and the update goes on.

@@ -1,4 +1,4 @@
-//! The first administrator, which is made before there is anybody who could be signed in.
+//! The first administrator, who is made before anybody can sign in.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ pub struct Enabled {
 }
 
 impl Client {
-    /// Makes the first administrator of a cluster, without a client, which there is only for who is signed in. It works for as long as
-    /// there is no administrator, for a caller on the machine of the placement driver or one with a client certificate.
+    /// Makes the first administrator of a cluster. It needs no client, since a client has to be signed in. It works while there is no
+    /// administrator, for a caller on the placement driver's machine or with a client certificate.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
-//! Users, and what they may do, as the placement driver keeps them.
+//! Users and their rights, as the placement driver keeps them.
 //!
 //! - `user`: users and their grants.
-//! - `enabling`: the first administrator, before there is anybody.
+//! - `enabling`: the first administrator.
 
 mod enabling;
 mod user;
@@ -32,16 +32,16 @@ macro_rules! call {
 }
 
 /// Administration of users. Once rights are enforced it is for administrators alone, except that everybody may
-/// [check](Client::check_right) what they may do themselves. Whether they are enforced or not, what is changed is kept.
+/// [check](Client::check_right) what they may do themselves. Changes are kept even if rights are not enforced.
 ///
-/// A change whose answer gets lost ends in [`Error::Undetermined`], and is not made again, since a token is told once. Look at the
-/// [`users`](Client::users): a token that was made and not told is replaced by [`replace_tokens`](Client::replace_tokens).
+/// A change whose answer gets lost ends in [`Error::Undetermined`], and is not repeated, since a token is told only once. Look at the
+/// [`users`](Client::users): if a token was made whose answer got lost, [`replace_tokens`](Client::replace_tokens) replaces it.
 ///
-/// A change counts on stores that reach the placement driver some seconds later, on streams that are open too.
+/// On stores that reach the placement driver, a change takes effect some seconds later, also for open streams.
 ///
 /// Each call can end in [`Error::InvalidArgument`] when the placement driver does not accept a name, a subject or a grant, in
-/// [`Error::NotFound`] when there is no such user or grant, in [`Error::Refused`] when it cannot be as things are, or in one of the errors
-/// of any call to the placement driver.
+/// [`Error::NotFound`] when there is no such user or grant, in [`Error::Refused`] when the present state does not allow it, or in one of
+/// the errors of any call to the placement driver.
 impl Client {
     /// Adds a user, who may do nothing yet. Returns its token, if it has one.
     ///
@@ -118,7 +118,7 @@ impl Client {
         asked.await?.try_into()
     }
 
-    /// Grants a user something. Returns false if it had been granted just that.
+    /// Grants a user something. Returns false if the user already has exactly this grant.
     ///
     /// # Errors
     ///
@@ -131,7 +131,7 @@ impl Client {
         Ok(self.change_users(call!(grant(request))).await?.changed)
     }
 
-    /// Takes a grant away from a user. Role, keyspace and prefix have to be those of the grant: a part of it cannot be taken away.
+    /// Revokes a grant. Role, keyspace and prefix have to be those of the grant: a part of it cannot be revoked.
     ///
     /// # Errors
     ///
@@ -144,8 +144,8 @@ impl Client {
         self.change_users(call!(revoke(request))).await.map(drop)
     }
 
-    /// Whether a user may do what `role` allows, over all keys of `range`. `user`: `None` is this client itself; `keyspace`: `None` is both.
-    /// [`Role::Admin`] and [`Role::Store`] are over everything, whatever the keyspace and the range are.
+    /// Whether a user may do what `role` allows, over all keys of `range`. `user`: `None` is this client itself; `keyspace`: `None` is
+    /// both. [`Role::Admin`] and [`Role::Store`] always cover everything: the keyspace and the range do not matter for them.
     ///
     /// # Errors
     ///

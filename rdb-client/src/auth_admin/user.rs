@@ -77,7 +77,7 @@ pub struct Verdict {
 }
 
 impl Grant {
-    /// A role over all keys of both keyspaces. [`Role::Admin`] and [`Role::Store`] are granted so only.
+    /// A role over all keys of both keyspaces. [`Role::Admin`] and [`Role::Store`] can only be granted like this.
     ///
     /// ```
     /// # use rdb_client::auth::{Grant, Keyspace, Role};

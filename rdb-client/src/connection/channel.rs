@@ -37,7 +37,7 @@ const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("rdb-client/", env!("CARGO_PKG_VERSION")));
 
 /// Most calls under way at once on a connection: one fewer than a server accepts. With the last one h2 is full: hyper holds
-/// that request back until h2 has opened its stream, and when the connection ends before, it does not tell such a request
+/// that request back until h2 has opened its stream, and if the connection ends before that, it cannot tell such a request
 /// from one that was sent.
 pub(crate) const CALLS_MAX: usize = CONCURRENT_STREAMS_MAX as usize - 1;
 
@@ -150,8 +150,8 @@ type Sent = Result<Response<Incoming>, TrySendError<Request<Body>>>;
 
 /// The way to the task that sends requests; closed when that has ended.
 ///
-/// There is one sender, and it goes with the task: a request that was put into the task's queue while the task ended lies
-/// there until the last sender is dropped, and its call would wait for ever.
+/// There is one sender, and it ends with the task: a request that was queued while the task ended stays in the queue
+/// until the last sender is dropped, so its call would wait for ever.
 #[derive(Debug)]
 struct Requests(Mutex<Option<SendRequest<Body>>>);
 
@@ -279,7 +279,7 @@ impl Channel {
         failed.clone()
     }
 
-    /// Stubs name the method only. The token goes with every request, whichever it is.
+    /// Completes the URI, of which stubs set only the method, and adds the headers that every request carries.
     fn addressed(&self, mut request: Request<Body>) -> Request<Body> {
         let mut uri = std::mem::take(request.uri_mut()).into_parts();
         uri.scheme = Some(Scheme::HTTP);

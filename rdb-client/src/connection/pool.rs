@@ -1,11 +1,11 @@
 //! One connection per address, shared by all calls to it.
 //!
 //! Connections are made before a request is handed over, so that "the connection was never made" is a certain fact. A
-//! connection counts as made when the peer has answered a health check on it, whatever its health: a peer that accepts and
-//! closes, as a server does that has no place left, then costs no write its certainty.
+//! connection counts as made when the peer has answered a health check on it, healthy or not. So a peer that accepts and
+//! closes, such as a server with no place left, leaves no write in doubt.
 //!
-//! A call forgets a connection that broke under it; the next call makes another. Whenever one is made, all that have ended are
-//! forgotten, and so are attempts that failed or have had their time.
+//! A call forgets a connection that broke under it; the next call makes another. Whenever one is made, ended connections are
+//! forgotten, and so are attempts that failed or timed out.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -205,8 +205,8 @@ async fn open(address: &str, security: &Security) -> Result<Channel, ConnectFail
     Ok(channel)
 }
 
-/// Waits for a first answer. Whatever has no health service is no process of a cluster, and is not shown the token: a port that speaks TLS
-/// would get it in plain text.
+/// Waits for a first answer. A peer without a health service is no process of a cluster and is not shown the token: a TLS port would get
+/// it in plain text.
 async fn greet(address: &str, mut channel: Channel) -> Result<(), ConnectFailure> {
     let answer = HealthClient::new(channel.clone().anonymous())
         .check(HealthCheckRequest::default())

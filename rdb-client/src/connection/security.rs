@@ -1,4 +1,4 @@
-//! Whether connections are encrypted, and who the client says that it is on them.
+//! Whether connections are encrypted, and who the client claims to be on them.
 
 use std::error::Error as StdError;
 use std::io;
@@ -31,7 +31,7 @@ pub(super) enum Bearer {
 }
 
 impl Security {
-    /// That of a client with these settings.
+    /// The security of a client with these settings.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! One stream to a store, as its callers see it.
+//! One stream to a store, as callers see it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -37,7 +37,7 @@ impl Lane {
         }
     }
 
-    /// Queues a command, as soon as there is room for it. The answer is to be awaited; dropping it abandons the call.
+    /// Queues a command as soon as there is room for it. The caller awaits the answer; dropping it abandons the call.
     pub(crate) async fn submit(&self, command: AddressedCommand) -> Answer {
         let shared = self.stream.traffic();
         let room_bytes = command.room_bytes().min(LANE_BYTES_MAX);

@@ -2,7 +2,7 @@
 //!
 //! Calls to a store share its [`Lane`]s, a few streams of one connection. A call puts its command into the queue of a lane
 //! and waits in a slot. The transport takes a message from the queue when it has sent the last one; at most one message is
-//! made ahead. No command waits for others: a single call is sent at once, and the more calls there are, the more share a
+//! made ahead. No command waits for others: a single call is sent at once, and the more concurrent calls, the more share a
 //! message.
 //!
 //! - `slot`: where one call waits for its answer.

@@ -1,7 +1,7 @@
 //! The commands of one lane: those that wait to be sent, and those that were sent and not answered yet.
 //!
-//! Both together are bounded in bytes. Room is taken before a command enters and given back when it leaves, whether its
-//! call still waits for it or not: a caller that drops its calls cannot fill the memory with what it dropped.
+//! Both together are bounded in bytes. Room is taken before a command enters and given back when it leaves, even if its
+//! call no longer waits. So a caller that drops its calls cannot fill the memory with dropped commands.
 //!
 //! A message holds commands for one store only. It holds as many as wait, up to limits in commands and bytes.
 
@@ -74,10 +74,10 @@ pub(super) struct Queue {
     message_commands_max: usize,
 }
 
-/// Slots of calls that are to be ended, and the room that their commands leave, in bytes.
+/// Slots of calls to end, and the room that their commands free, in bytes.
 pub(super) type Removed = (Vec<Arc<Slot>>, usize);
 
-/// What is to be done after a command was queued.
+/// What to do after a command was queued.
 #[derive(Debug)]
 pub(super) enum Next {
     /// Wake the transport, which waits for something to send.
@@ -210,8 +210,8 @@ impl Queue {
         self.sent.iter().map(|(_, sent)| sent.sent_at).min()
     }
 
-    /// Takes out the commands that are answered, with their answers, and says how much room came free. An answer to no
-    /// command that is known is passed over.
+    /// Takes out the commands that are answered, with their answers, and says how much room came free. Answers to
+    /// unknown commands are ignored.
     pub(super) fn answered(
         &mut self,
         answers: Vec<BatchAnswer>,

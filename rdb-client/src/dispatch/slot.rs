@@ -21,7 +21,7 @@ pub(crate) enum Interrupted {
     Refused {
         /// Why not.
         error: Error,
-        /// Whether it has refused a new stream, which is the last word. If it has ended an open one, the next one tells: the client may
+        /// Whether it has refused a new stream, which is final. If it has ended an open stream, the next one decides: the client may
         /// have another token by now.
         at_opening: bool,
     },

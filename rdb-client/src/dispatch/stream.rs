@@ -30,7 +30,7 @@ pub(super) enum Loss {
 }
 
 impl Loss {
-    /// What becomes of a call whose command certainly was not processed.
+    /// The result of a call whose command certainly was not processed.
     fn not_processed(&self) -> Interrupted {
         match self {
             Self::Ended(cause) => Interrupted::NotProcessed {
@@ -43,7 +43,7 @@ impl Loss {
         }
     }
 
-    /// What becomes of a call whose command may have been processed.
+    /// The result of a call whose command may have been processed.
     fn lost(&self) -> Interrupted {
         let cause = match self {
             Self::Ended(cause) => Arc::clone(cause),
@@ -150,8 +150,7 @@ impl Traffic for SharedQueue {
         }
     }
 
-    /// Commands that wait go to the next stream after one that was of use. Otherwise their calls may know better where to
-    /// go.
+    /// Waiting commands go to the next stream if this one was useful. Otherwise their calls may know a better store.
     fn lose(&self, loss: Loss, was_useful: bool) {
         let mut queue = self.queue();
         let sent = queue.remove_sent();

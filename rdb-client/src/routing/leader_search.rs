@@ -1,19 +1,20 @@
 //! The search for the leader of a region with several peers.
 //!
-//! A search begins when a route is suspect, and all calls that wait for the region share it. It asks all peers who leads, each
-//! by itself and with backoff between questions. The question is a read of the region's lowest key: whoever serves it is the
-//! leader, and whoever does not may name it. A user without a right to that key reads the one that its call is about. The
-//! placement driver is asked once no peer has known for a while, and then more seldom, every few seconds at last.
+//! A search begins when a route is suspect, and all calls that wait for the region share it. It asks all peers concurrently
+//! who leads, with backoff between questions. The question is a read of the region's lowest key: a peer that serves it is the
+//! leader, and one that does not may name the leader. A user without a right to that key reads the key of its call. The
+//! placement driver is asked once no peer has known for a while, and then less and less often, in the end every few seconds.
 //!
-//! It ends with the first news: a peer that serves, a leader of a later term, another address, another epoch. That a peer
-//! names the store again that got calls nowhere is no news. So a search lasts as long as an election does, or until no call
-//! waits for it. It also ends when the placement driver does not let this client ask: then no store will, either.
+//! It ends with the first news: a peer that serves, a leader of a later term, another address, another epoch. It is no news
+//! when a peer names the store that calls have just failed on. So a search lasts as long as an election does, or until no
+//! call waits for it. It also ends when the placement driver refuses this client: then stores will refuse it, too.
 //!
-//! A peer that does not let this client read at all is asked no more. Each store looks at rights before it looks who leads, and the copy
-//! of the rights that this store has may be older than the leader's, so its refusal changes nothing while there may be news from others.
-//! If there is none within [`REFUSAL_PATIENCE`], or all peers have refused and the placement driver knows nothing new, the call is sent to
-//! that peer, and is refused there for good and in its own words. So are further calls for that key for as long, while all of them are. But a peer that lets this
-//! client read, and says that it does not lead, vouches for the client: then the search goes on, for an election may take longer than that.
+//! A peer that does not let this client read at all is not asked again. Each store checks rights before it checks who leads, and its copy
+//! of the rights may be older than the leader's. So a refusal changes nothing while others may bring news. If there is none within
+//! [`REFUSAL_PATIENCE`], or all peers have refused and the placement driver knows nothing new, the call is sent to that peer, and is
+//! refused there for good and in its own words. So are further calls for that key for as long, while all of them are refused. But a peer
+//! that lets this client read, and says that it does not lead, vouches for the client. Then the search goes on, since an election may take
+//! longer than that.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};

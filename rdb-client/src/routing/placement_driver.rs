@@ -1,12 +1,12 @@
 //! Asking the placement driver.
 //!
-//! It may have several addresses. Each question goes to the member that answered last. When that fails or takes longer than
-//! its share of the time, the question goes to the others in turn. Every question asked here may be asked twice: a repeated
-//! lookup reads, and a repeated request for timestamps skips those that got lost. Changes of users are not: `users` asks for them.
+//! It may have several addresses. Each question goes to the member that answered last. When that fails or takes longer than its share of
+//! the time, the question goes to the others in turn. Every question asked here may be asked twice: a repeated lookup only reads, and a
+//! repeated request for timestamps skips those that got lost. Changes of users may not be repeated; they are in `users`.
 //!
 //! The peer of each new connection must name this client's cluster before it is asked anything: timestamps of another one
-//! would silently break their order. A member of another cluster is passed over, and so is a process that is no placement
-//! driver.
+//! would silently break their order. Members of other clusters are skipped, and so are processes that are not placement
+//! drivers.
 
 mod users;
 
@@ -69,7 +69,7 @@ pub(crate) struct Member {
 }
 
 impl PlacementDriver {
-    /// That of a client with these settings.
+    /// The placement driver of a client with these settings.
     ///
     /// # Errors
     ///
@@ -165,7 +165,7 @@ impl PlacementDriver {
         Ok(asked.await?.answers)
     }
 
-    /// Asks each member once for something that is held until it fails. Then [`lost`](Self::lost) is to be told.
+    /// Asks each member once for something that is held until it fails. Then call [`lost`](Self::lost).
     pub(crate) async fn hold<A, F>(
         &self,
         question: impl Fn(PdClient<Channel>) -> F,
@@ -288,7 +288,7 @@ impl PlacementDriver {
         })
     }
 
-    /// What of the time until the deadline the first of `left` members may take.
+    /// The share of the time until the deadline that the first of `left` members may take.
     fn share(&self, deadline: Deadline, left: usize) -> Deadline {
         if self.members.len() == 1 {
             return deadline;

@@ -3,12 +3,11 @@
 //! Invariants:
 //! - The cached regions do not overlap.
 //! - A newer description of a range is never replaced by an older one.
-//! - While a region keeps its `version`, the term of its route never goes down. What is said of a lower term than the route's
-//!   changes no leader.
+//! - While a region keeps its `version`, the term of its route never goes down. News from a lower term than the route's changes no leader.
 //! - The address of a store is the one that the placement driver named last.
 //!
 //! The cache may be wrong. Every request carries what it believes, and the store that gets it answers with what is true. A
-//! route over which a call got nowhere becomes suspect, so that the placement driver is asked about it once.
+//! route on which a call failed becomes suspect, so that the placement driver is asked about it once.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -29,7 +28,7 @@ pub(crate) struct Route {
     pub(super) peers: Vec<PeerStore>,
     /// The latest term of the region that anybody told. The leader was named in it, or has served since. 0: nobody told.
     pub(super) term: u64,
-    /// Set: the peers, or if there is only one the placement driver, are to be asked before the route is used again.
+    /// If set, ask the peers, or the placement driver if there is only one peer, before using the route again.
     pub(super) suspicion: Option<Suspicion>,
     /// The last store that gave no answer to the question who leads, and why. It has given none since.
     pub(super) refusal: Option<(u64, String)>,
@@ -65,7 +64,7 @@ impl From<Store> for PeerStore {
 }
 
 impl Route {
-    /// A route to a region of which only the leader is known.
+    /// A route to a region with only the leader known.
     pub(crate) fn new(region: Region, leader: PeerStore) -> Self {
         Self {
             region,
@@ -83,8 +82,8 @@ impl Route {
         format!("region {} on store {store_id} at {address}", self.region.id)
     }
 
-    /// The route to `region`, of which the leader of this route has told. A region that came out of a split has the same peers
-    /// and terms of its own. Where it is not told who leads it, this leader is a guess, which its answer will correct.
+    /// The route to `region`, as the leader of this route described it. A region that came out of a split has the same peers,
+    /// but its own terms. If nobody said who leads it, this leader is a guess, which its answer will correct.
     pub(super) fn described_anew(&self, region: Region, told: Option<RegionLeader>) -> Self {
         let is_same_group = region.id == self.region.id;
         let known_term = if is_same_group { self.term } else { 0 };
@@ -312,8 +311,8 @@ impl RegionCache {
         }
     }
 
-    /// The leader of `used` has no such region. What has been learned since it was looked up stays. Of a peer that only stands for a leader
-    /// that nobody knows, that says nothing about the others.
+    /// The leader of `used` has no such region. What has been learned since it was looked up stays. If no leader was known and `used` went
+    /// to a guessed peer, its answer says nothing about the others.
     pub(crate) fn remove(&mut self, used: &Route) {
         let known = self.unchanged(used);
         if known.is_some_and(|route| route.suspicion != Some(Suspicion::NoLeader)) {
@@ -361,8 +360,8 @@ fn has_same_range(known: &Region, offered: &Region) -> bool {
     known.id == offered.id && known.version() == offered.version()
 }
 
-/// Whether `known` is a newer description of its range than `offered`. Of two regions that overlap, the one that came of a
-/// split or merge of the other has the greater version; peers are comparable within one region only.
+/// Whether `known` is a newer description of its range than `offered`. If two regions overlap, the one that resulted from
+/// a split or merge of the other has the greater version; peers are comparable only within one region.
 fn is_newer(known: &Region, offered: &Region) -> bool {
     if known.id == offered.id {
         let order = known

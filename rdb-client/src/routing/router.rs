@@ -1,8 +1,8 @@
 //! A call: find the region, send the request to its leader, learn from the answer, and try again.
 //!
-//! A leader of a replicated region that is silent for [`LEADER_PATIENCE`] becomes suspect, and its peers are asked who leads. A
-//! call goes on waiting for it meanwhile, since it may only be slow. Once another store leads, a call leaves it that reads or
-//! has not sent its write.
+//! A leader of a replicated region that is silent for [`LEADER_PATIENCE`] becomes suspect, and its peers are asked who leads.
+//! Meanwhile the call goes on waiting, since the leader may only be slow. Once another store leads, a call leaves the old
+//! leader if it reads or has not sent its write.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -254,7 +254,7 @@ impl Router {
         }
     }
 
-    /// Waits for what the leader of `route` is to do, until the deadline or until another store leads. `key` is one of the call: peers that
+    /// Waits for the answer of the leader of `route`, until the deadline or until another store leads. `key` is one of the call: peers that
     /// are asked who leads may let its user read no other.
     async fn await_leader<T>(
         &self,

@@ -1,7 +1,7 @@
-//! What is known of the way to each key: the cache, the placement driver behind it, and what stores say.
+//! The routes to keys: the cache, the placement driver behind it, and the answers of stores.
 //!
-//! A suspect route of a region with one peer is looked up at the placement driver. One with several peers is searched for:
-//! `leader_search` asks the peers first.
+//! A suspect route of a region with one peer is looked up at the placement driver. For a region with several peers the
+//! leader is searched for: `leader_search` asks the peers first.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -102,7 +102,7 @@ impl Routes {
             }
         };
         if found.suspicion.is_some() && found.is_replicated() {
-            // It has got other peers since, and one of those may lead it.
+            // The region has got other peers since, and one of them may lead it.
             return self.find_leader(key, deadline).await;
         }
         if found.suspicion.is_some() {
@@ -149,7 +149,7 @@ impl Routes {
         }
     }
 
-    /// Takes in a routing answer. Whatever it is, the request was certainly not applied.
+    /// Takes in a routing answer. Every such answer means that the request was not applied.
     pub(super) fn learn(&self, route: &Route, region_error: RegionError) -> Failure {
         self.forget_refused(route);
         let mut cache = self.cache();
@@ -182,7 +182,7 @@ impl Routes {
                 current_regions,
                 leaders,
             })) => {
-                // Stays suspect unless the answer describes its range anew.
+                // Stays suspect unless the answer has a new description of its range.
                 cache.suspect(route, Suspicion::NotServed);
                 let mut has_learned = false;
                 // An earlier release does not say who leads them.
@@ -316,7 +316,7 @@ impl Routes {
         found
     }
 
-    /// Asks the placement driver, and takes in what it says. Calls have deadlines of their own.
+    /// Asks the placement driver, and takes in its answer. `deadline` is that of the question; the calls that share it have their own.
     pub(super) async fn ask(&self, key: &Bytes, deadline: Deadline) -> Found {
         let found = self.answer(key, deadline).await;
         let counters = &self.placement_driver.counters;

@@ -1,4 +1,4 @@
-//! Which stream takes requests from a queue, and whether a task keeps one.
+//! Which stream takes requests from a queue, and whether a task keeps a stream open.
 
 use std::task::Waker;
 
@@ -23,7 +23,7 @@ impl Gate {
         self.generation
     }
 
-    /// Admits no stream. The waker is to be woken, outside the lock, so that its stream ends.
+    /// Admits no stream. Wake the returned waker outside the lock, so that its stream ends.
     #[must_use]
     pub(crate) fn close(&mut self) -> Option<Waker> {
         self.is_open = false;
@@ -34,14 +34,13 @@ impl Gate {
         self.is_open && self.generation == generation
     }
 
-    /// Keeps the waker of the admitted stream until there is something to take. The one before is to be dropped outside the
-    /// lock.
+    /// Keeps the waker of the admitted stream until there is something to take. Drop the previous waker outside the lock.
     #[must_use]
     pub(crate) fn sleep(&mut self, waker: Waker) -> Option<Waker> {
         self.sleeper.replace(waker)
     }
 
-    /// There is something to take. The waker is to be woken outside the lock.
+    /// There is something to take. Wake the returned waker outside the lock.
     #[must_use]
     pub(crate) fn wake(&mut self) -> Option<Waker> {
         self.sleeper.take()

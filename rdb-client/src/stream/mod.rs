@@ -71,7 +71,7 @@ pub(crate) trait Traffic: Send + Sync + Sized + 'static {
     /// Whether no call waits. If so, the gate is stopped, and the next call starts the task again.
     fn stop_when_idle(&self) -> bool;
 
-    /// The task ends although calls may wait: the client or the runtime is going. The gate is to be stopped.
+    /// The task ends although calls may wait, because the client or the runtime ends. Stop the gate.
     fn abandon(&self);
 
     /// Changes the gate under the queue's lock.

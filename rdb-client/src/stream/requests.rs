@@ -19,7 +19,7 @@ use super::{Taken, Traffic, close};
 pub(crate) struct Requests<T> {
     traffic: Arc<T>,
     generation: u64,
-    /// That of the stream, or one from just before it.
+    /// The token of the stream, or one from just before it.
     token: Option<HeaderValue>,
     progress: Progress,
 }

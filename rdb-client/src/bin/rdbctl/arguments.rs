@@ -300,7 +300,7 @@ impl GlobalArguments {
             return Ok(None);
         };
         let token = value.to_str().and_then(|value| value.trim().parse().ok());
-        // Not with what it is instead: that may be a token but for a letter.
+        // The invalid text is not shown: it may be a token with a typing error.
         let wrong = || {
             Failure::usage(format!(
                 "{TOKEN_VARIABLE} holds no token; one is {TOKEN_FORM}"
@@ -316,7 +316,7 @@ impl GlobalArguments {
         Ok(tls.map(|tls| tls.connector()))
     }
 
-    /// How long a connection may take to be made: longer than by default for who has more time.
+    /// How long making a connection may take: longer than the default if `--timeout` is long.
     pub(crate) fn connect_timeout(&self) -> Duration {
         let patience = Config::default().connect_timeout.max(self.timeout / 3);
         patience.min(self.timeout)

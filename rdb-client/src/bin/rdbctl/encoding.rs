@@ -1,7 +1,7 @@
 //! Bytes as people type and read them.
 //!
 //! Keys are arbitrary bytes; terminals and shells are not made for them. One option, [`KeyEncoding`], says how keys are
-//! typed and printed. Whatever it is, a printed key stays on its line and cannot steer a terminal.
+//! typed and printed. In every encoding a printed key stays on its line and cannot steer a terminal.
 
 use std::ffi::OsString;
 use std::fmt::Write;

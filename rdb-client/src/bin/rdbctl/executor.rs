@@ -1,4 +1,4 @@
-//! Runs commands: one, or several one after the other, which then share a runtime and a client.
+//! Runs one command, or several in sequence that share a runtime and a client.
 
 use futures::FutureExt;
 use tokio::runtime::Runtime;
@@ -58,7 +58,7 @@ pub(crate) struct Executor {
 }
 
 impl Executor {
-    /// That of one command, which Ctrl-C ends with the process.
+    /// The executor of one command. Ctrl-C ends it with the process.
     pub(crate) fn new() -> Result<Self, Failure> {
         // The thread of commands may block on a slow reader of our output; connections are kept alive on the other one.
         Ok(Self {
@@ -68,7 +68,7 @@ impl Executor {
         })
     }
 
-    /// That of a shell: from now on Ctrl-C does not end the process.
+    /// The executor of a shell: from now on Ctrl-C does not end the process.
     pub(crate) fn of_shell() -> Result<Self, Failure> {
         let mut executor = Self::new()?;
         if let Some(runtime) = &executor.runtime {

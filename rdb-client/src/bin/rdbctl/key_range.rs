@@ -1,7 +1,7 @@
 //! Ranges of keys as they are typed: bounds, or a prefix.
 //!
-//! A scan without bounds reads everything. A range delete never means everything unless `--all` says so: an empty bound,
-//! as an unset shell variable makes it, is refused there.
+//! A scan without bounds reads everything. A range delete covers everything only with `--all`: an empty bound, which may
+//! come from an unset shell variable, is refused there.
 
 use rdb_client::{KeyRange, ScanOptions};
 

@@ -1,7 +1,7 @@
 //! `rdbctl`: FlareDB from the command line, on the client library alone.
 //!
-//! `arguments` is what can be typed, `executor` runs it, here or in the `shell`: one file per subcommand does it. `output` prints
-//! what came of it, `failure` turns what went wrong into a message and an exit code.
+//! `arguments` defines what can be typed, and `executor` runs it, here or in the `shell`, with one file per subcommand. `output`
+//! prints results, and `failure` turns errors into a message and an exit code.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! `rdbctl operator …`: changes of single regions that somebody has the cluster make.
+//! `rdbctl operator …`: requested changes of single regions.
 
 use std::fmt;
 

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 /// pace with the pages.
 pub(crate) const FLUSH_ENTRIES_MAX: usize = 1024;
 
-/// Has a terminal begin anew at its first line.
+/// Makes a terminal start again at its first line.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
 /// For people or for programs.
@@ -114,8 +114,7 @@ impl<'a> Output<'a> {
         Ok(self.writer.write_all(aligned(&lines).as_bytes())?)
     }
 
-    /// In text exactly the bytes of `value`, so that `> file` is a copy of it. A terminal gets a line feed behind them,
-    /// for the sake of the prompt.
+    /// As text, prints exactly the bytes of `value`, so that `> file` is a copy of it. A terminal also gets a line feed, for the prompt.
     pub(crate) fn value<R: Record>(&mut self, value: &[u8], record: &R) -> Result<(), Failure> {
         if self.format == Format::Json {
             return self.object(record);
@@ -136,8 +135,7 @@ impl<'a> Output<'a> {
         self.flush()
     }
 
-    /// An [`event`](Self::event) that takes the place of the one before, where the output is a terminal. Elsewhere an empty line
-    /// stands before it.
+    /// An [`event`](Self::event) that replaces the previous one if the output is a terminal. Otherwise an empty line precedes it.
     pub(crate) fn redraw<E: Serialize + Display>(&mut self, event: &E) -> Result<(), Failure> {
         if self.format == Format::Text {
             let before = if self.is_terminal { CLEAR } else { "\n" };
@@ -146,17 +144,17 @@ impl<'a> Output<'a> {
         self.event(event)
     }
 
-    /// For bytes that are written as they are, whatever the format.
+    /// The writer, for bytes that are the same in every format.
     pub(crate) fn writer(&mut self) -> &mut dyn Write {
         self.writer
     }
 
-    /// One line of text, whatever the format.
+    /// Writes one line of text, in every format.
     pub(crate) fn line(&mut self, text: &str) -> Result<(), Failure> {
         Ok(writeln!(self.writer, "{text}")?)
     }
 
-    /// One JSON object on one line, whatever the format.
+    /// Writes one JSON object on one line, in every format.
     pub(crate) fn object(&mut self, object: &impl Serialize) -> Result<(), Failure> {
         serde_json::to_writer(&mut self.writer, object).map_err(std::io::Error::from)?;
         Ok(self.writer.write_all(b"\n")?)

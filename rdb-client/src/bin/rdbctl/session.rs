@@ -117,10 +117,9 @@ impl Session {
         self
     }
 
-    /// Connects, unless a client is kept; arguments are checked before, so that wrong ones are refused also when nothing answers.
+    /// Connects, unless a client is kept. Arguments are checked before, so that wrong ones are refused even when nothing answers.
     ///
-    /// Of several placement drivers that belong to different clusters the first to answer would decide which cluster is
-    /// read and written. That is refused.
+    /// Placement drivers of different clusters are refused: the first to answer would decide which cluster is read and written.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
         if let Some(client) = self.kept.of(&self.pd_addresses, &self.config) {
             return Ok(client.with_timeout(self.config.timeout));
@@ -134,7 +133,7 @@ impl Session {
         Ok(client)
     }
 
-    /// Makes the first administrator. Whoever does has no token yet, though it may have named the file where that will be.
+    /// Makes the first administrator. The caller has no token yet, but may already have named the file that will hold it.
     pub(crate) async fn enable_auth(&self, user: &str) -> Result<Enabled, Failure> {
         let addresses = self.pd_addresses.iter().cloned();
         let mut config = self.config.clone();

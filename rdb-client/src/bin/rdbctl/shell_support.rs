@@ -34,7 +34,7 @@ pub(crate) struct ManualArguments {
     directory: PathBuf,
 }
 
-/// Prints the completions of a shell, whatever the format.
+/// Prints the completions of a shell, the same in every format.
 pub(crate) fn completions(
     arguments: &CompletionsArguments,
     output: &mut Output<'_>,

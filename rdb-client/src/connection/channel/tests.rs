@@ -1,4 +1,4 @@
-//! What a connection says of a request, by what the peer does with it.
+//! What a connection reports of a request, depending on what the peer does.
 
 use std::iter::repeat_n;
 use std::time::Duration;
@@ -86,7 +86,7 @@ async fn a_call_beyond_those_under_way_is_certainly_not_processed_when_the_peer_
 
 #[tokio::test]
 async fn calls_that_meet_a_drain_before_the_peers_settings_are_certainly_not_processed() {
-    // hyper itself would send so many before it knows the settings.
+    // hyper would send this many requests before it knows the peer's settings.
     let default = 100;
     assert_eq!(unprocessed(CALLS_MAX, default).await, CALLS_MAX - default);
 }
@@ -103,8 +103,8 @@ async fn call_until_closed(channel: Channel) {
     }
 }
 
-/// A request can come into the queue of a connection just while that ends. hyper alone leaves the call waiting then, about
-/// once in a thousand connections here.
+/// A request can enter the queue of a connection just while the connection ends. hyper alone would leave the call waiting
+/// then, about once in a thousand connections here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_call_is_left_waiting_when_its_connection_ends() {
     // Each connection is closed at its first request.

@@ -1,4 +1,4 @@
-//! What becomes of calls when their lane's stream is lost, or never comes about.
+//! What happens to calls when their lane's stream is lost or never opens.
 
 use std::future::pending;
 use std::time::Duration;

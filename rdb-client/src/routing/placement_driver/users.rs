@@ -1,5 +1,5 @@
-//! Questions about users, and changes of them. A change makes tokens that are told once, so it is asked for again only where it certainly
-//! was not made.
+//! Questions about users, and changes of them. A change makes tokens that are told only once, so it is repeated only if it certainly was
+//! not made.
 
 use rdb_proto::authpb::auth_client::AuthClient;
 use rdb_proto::error::Fault;
@@ -43,7 +43,7 @@ impl PlacementDriver {
         }
     }
 
-    /// Asks each member in turn for a change, whatever its cluster, until one may have taken it. They need not know who asks.
+    /// Asks each member in turn for a change until one may have made it. Cluster ids are not compared, and the caller need not be a user.
     pub(crate) async fn ask_as_nobody<A, F>(
         &self,
         deadline: Deadline,

@@ -1,4 +1,4 @@
-//! What becomes of a connection when a unary call over it fails.
+//! What happens to a connection when a unary call on it fails.
 
 use std::iter::repeat_n;
 use std::pin::pin;

@@ -1,4 +1,4 @@
-//! What is granted, as it is typed and shown.
+//! Grants, as they are typed and shown.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! `rdbctl auth …`: users, and what they may do.
 //!
-//! - `user` is who there is, `grant` what they may do, `check` whether they may.
-//! - `token_out` is where a token goes that is told once.
+//! - `user` administers users, `grant` has what they may do, `check` asks whether somebody may do something.
+//! - `token_out` is where a token, which is told only once, is written.
 
 mod check;
 mod grant;
@@ -172,7 +172,7 @@ async fn enable(
         return Ok(());
     }
     if is_alone {
-        // The token stands alone on standard output. Whoever does not see this has the documents.
+        // The token stands alone on standard output. An error is ignored here: the documents say the same.
         let _ = write!(std::io::stderr(), "{next}");
         return Ok(());
     }

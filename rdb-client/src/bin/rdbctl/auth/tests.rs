@@ -1,4 +1,4 @@
-//! What can be typed.
+//! What can be typed on the command line.
 
 use clap::Parser;
 use rdb_client::auth::{Grant, Keyspace, Role};

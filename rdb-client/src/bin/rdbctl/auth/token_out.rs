@@ -1,4 +1,4 @@
-//! Where a token goes that is told once: alone on standard output, so that `>` works, or into a new file.
+//! Where a token, which is told only once, is written: alone to standard output, so that `>` works, or to a new file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

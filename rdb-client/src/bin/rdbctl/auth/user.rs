@@ -1,4 +1,4 @@
-//! `rdbctl auth user …`: who there is.
+//! `rdbctl auth user …`: administers users.
 
 use clap::{Args, Subcommand};
 use rdb_client::auth::{Identity, User};

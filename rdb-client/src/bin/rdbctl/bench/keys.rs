@@ -1,8 +1,8 @@
-//! The keys of a workload: how they look, and which one is next.
+//! The keys of a workload: their form, and which one is next.
 //!
-//! Key number `n` of at most 2^50 is `bench/` and ten characters of five bits each. The numbers are scattered over that
-//! space by an odd multiplier, which maps each to another: keys that follow each other in number lie far apart in the key
-//! space, as the keys of most applications do, and the popular numbers of a zipfian distribution need no scrambling.
+//! Key number `n` of at most 2^50 is `bench/` and ten characters of five bits each. An odd multiplier, which maps each
+//! number to a different one, scatters the numbers over that space. So keys with consecutive numbers lie far apart in the
+//! key space, as the keys of most applications do, and the popular numbers of a zipfian distribution need no scrambling.
 
 use clap::ValueEnum;
 use fastrand::Rng;
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn keys_are_scattered_evenly() {
-        // Of 3,200 keys about a hundred begin with each of the 32 characters.
+        // About a hundred of 3,200 keys begin with each of the 32 characters.
         let mut counts = [0_u32; 256];
         for number in 0..3200 {
             counts[usize::from(key(number)[PREFIX.len()])] += 1;

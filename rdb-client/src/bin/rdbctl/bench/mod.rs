@@ -1,14 +1,14 @@
-//! `rdbctl bench`: how much the cluster does, and how fast.
+//! `rdbctl bench`: measures throughput and latency of the cluster.
 //!
 //! - `arguments`: what can be typed
-//! - `runs`: sets up what a subcommand needs, runs it, and says what it was
+//! - `runs`: sets up what a subcommand needs, runs it, and reports the result
 //! - `workload`: what one operation of each workload does, on `keys` and `values`; `load` writes what it expects to find
 //! - `target`: what is called: FlareDB, etcd, and the bare transport as their limit
-//! - `runner`: when operations begin and which count (`stream` for messages of one stream); `recorder`: what they took, and the
+//! - `runner`: when operations begin and which count (`stream` for messages of one stream); `recorder`: how long they took, and the
 //!   longest `gap` between them
 //! - `progress`: what is shown meanwhile; `report`: what is printed in the end
 //!
-//! Callers are tasks on a runtime of this command's own, with a thread per core, and share one client.
+//! Callers are tasks on this command's own runtime, with a thread per core, and share one client.
 
 mod arguments;
 mod gap;

@@ -1,7 +1,7 @@
 //! Records operations while callers run, cheaply enough for millions of operations per second.
 //!
-//! Each worker thread has a histogram, behind a lock that other threads take only to show progress and in the end. There are
-//! many callers, and one histogram per caller would not fit the processor's caches.
+//! Each worker thread has a histogram, behind a lock that other threads take only to show progress and at the end. One
+//! histogram per caller would not fit the processor's caches, since there are many callers.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

@@ -1,13 +1,13 @@
-//! Runs callers for a while and says what they did.
+//! Runs callers for a while and reports what they did.
 //!
 //! **Closed loop**: a caller begins its next operation when the one before is answered. **Open loop**: operation i is due at
-//! start + i / rate, a free caller takes it then or as soon as there is one, and its latency counts from when it was due:
-//! a server that stalls for a second shows in all the operations of that second, not only in those it had in hand (the
+//! start + i / rate. A free caller takes it then, or as soon as there is one, and its latency counts from when it was due.
+//! So a server that stalls for a second shows in all operations of that second, not only in those it had in hand (the
 //! correction for what Gil Tene calls coordinated omission). Due times are kept to about 0.1 ms.
 //!
-//! An operation counts when it began (was due) after the warm-up and before the end; it is then waited for. Throughput is
-//! counted operations over the time from the end of the warm-up to the last answer. What is due and could not begin
-//! before the end is reported, too.
+//! An operation counts if it began (was due) after the warm-up and before the end; the run waits for its answer.
+//! Throughput is the number of counted operations divided by the time from the end of the warm-up to the last answer.
+//! Operations that were due and could not begin before the end are reported, too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -241,7 +241,7 @@ impl Tickets {
         left.filter(|due_at| window.counts(*due_at)).count() as u64
     }
 
-    /// When the operation that is next was due; waits until it is. `None`: there are no more.
+    /// Waits until the next operation is due, and returns that time. `None`: there are no more.
     async fn next(&self) -> Option<Instant> {
         self.due.acquire().await.ok()?.forget();
         let number = self.taken.fetch_add(1, Ordering::Relaxed);

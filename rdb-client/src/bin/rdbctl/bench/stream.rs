@@ -1,4 +1,4 @@
-//! Measures one stream on which each message is answered by one, in order, with a fixed number of them outstanding.
+//! Measures one stream on which each message gets one answer, in order, with a fixed number of messages outstanding.
 //!
 //! A message may be sent as soon as an earlier one is answered, and its latency counts from then.
 
@@ -29,7 +29,7 @@ struct Shared {
 }
 
 impl Credits {
-    /// Has as many credits as messages may be outstanding.
+    /// Has one credit for each message that may be outstanding.
     pub(crate) fn new(outstanding: u32) -> Self {
         Self(Arc::new(Shared {
             credits: AtomicU64::new(outstanding.into()),
@@ -89,7 +89,7 @@ impl Shared {
     }
 }
 
-/// Runs `answers`, the other end of a stream of messages by `credits`, of which there were `outstanding`.
+/// Runs `answers`, the receiving end of a stream whose messages are sent by `credits`, of which there were `outstanding`.
 pub(crate) async fn run<A: Send + 'static>(
     credits: Credits,
     answers: Streaming<A>,

@@ -16,7 +16,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_VALIDITY: Duration = DAY.saturating_mul(3650);
 const VALIDITY: Duration = DAY.saturating_mul(365);
 
-/// Clocks of machines that connect to each other may differ by so much.
+/// How much the clocks of machines that connect to each other may differ.
 const CLOCK_DIFFERENCE: Duration = DAY;
 
 /// A CA.

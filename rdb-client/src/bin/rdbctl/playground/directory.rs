@@ -56,7 +56,7 @@ impl Directory {
         };
         let cannot = |error: io::Error| Failure::failed(format!("{}: {error}", path.display()));
         made.map_err(cannot)?;
-        // Processes are told of it.
+        // This path is passed to processes.
         let path = fs::canonicalize(&path).map_err(cannot)?;
         let lock = lock(&path)?;
         let store_count = store_count(&lock, &path, asked)?;
@@ -111,7 +111,7 @@ impl Directory {
     }
 }
 
-/// Of all playgrounds at one directory, one gets the lock. It ends with the process that has it.
+/// Only one of the playgrounds at a directory gets the lock. It ends with the process that has it.
 fn lock(path: &Path) -> Result<File, Failure> {
     let file = path.join(STORES);
     let mut options = File::options();

@@ -1,4 +1,4 @@
-//! What a playground prints, as it comes to pass.
+//! What a playground prints, as it happens.
 
 use std::fmt;
 use std::path::PathBuf;

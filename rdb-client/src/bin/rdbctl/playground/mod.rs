@@ -1,9 +1,9 @@
 //! `rdbctl playground`: a cluster of the programs beside this one, on this machine, for trying things out.
 //!
 //! - `directory` is where its data is, and which addresses it had.
-//! - `process` starts one program, and sees to its end: no process outlives this one, however this one ends.
+//! - `process` starts one program, and ensures that it ends: no process outlives this one, however this one ends.
 //! - `event` is what is printed.
-//! - `tokens` is who there is, where rights are enforced.
+//! - `tokens` has the users, if rights are enforced.
 
 mod directory;
 mod event;

@@ -1,8 +1,8 @@
 //! One process of a playground.
 //!
-//! It is started in two steps, since what makes it end with this process can only be done by itself: `rdbctl` starts `rdbctl`,
-//! which asks the system to be killed with its parent, and becomes the program. On other systems than Linux a process outlives
-//! a playground that was killed with SIGKILL.
+//! It is started in two steps, since a process has to ask for itself to be killed with its parent: `rdbctl` starts `rdbctl`,
+//! which asks the system for that, and then becomes the program. On systems other than Linux a process outlives a playground
+//! that was killed with SIGKILL.
 
 use std::env;
 use std::ffi::{OsStr, OsString};

@@ -1,4 +1,4 @@
-//! The users of a playground where rights are enforced: who runs it, and its stores.
+//! The users of a playground with enforced rights: its operator, and its stores.
 
 use std::fmt;
 use std::fs;

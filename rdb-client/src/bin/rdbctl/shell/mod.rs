@@ -1,7 +1,7 @@
-//! `rdbctl shell`: commands one after the other, over one connection.
+//! `rdbctl shell`: runs commands in sequence, over one connection.
 //!
 //! Each line is parsed by the definition of the command line itself. `words` splits it, `completion` knows what can come next,
-//! `lines` is where it comes from: a terminal with editing and history, or a script.
+//! `lines` is where lines come from: a terminal with editing and history, or a script.
 
 mod completion;
 mod lines;
@@ -42,7 +42,7 @@ Examples:
   rdbctl shell
   printf 'raw put k1 v1\\nraw get k1\\n' | rdbctl shell";
 
-/// Runs until the lines end. A terminal's shell ends with exit code 0, whatever its commands did: somebody saw it.
+/// Runs until the lines end. On a terminal the exit code is 0 even if commands failed: somebody saw that.
 pub(crate) fn run(global: &GlobalArguments, output: &mut Output<'_>) -> ExitCode {
     match Shell::start(global) {
         Ok(mut shell) => shell.run(output),

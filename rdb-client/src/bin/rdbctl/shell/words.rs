@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-/// Splits a line as a POSIX shell does: at white space, with quotes, backslashes and comments. Nothing else means anything. The name
-/// of the program, which a line that was copied begins with, is left out. `None`: a quote is not closed.
+/// Splits a line as a POSIX shell does: at white space, with quotes, backslashes and comments. Nothing else has a special meaning.
+/// The name of the program, with which a copied line may begin, is left out. `None`: a quote is not closed.
 pub(super) fn split(line: &[u8]) -> Option<Vec<OsString>> {
     let words = shlex::bytes::split(line)?.into_iter();
     let mut words: Vec<OsString> = words.map(OsString::from_vec).collect();

@@ -1,8 +1,9 @@
-//! What is wrong with a cluster, and what to do about it. What is said of stores and regions is in `rdb_proto::findings`, since the
-//! placement driver's page says it, too; here is what each process answered. What the placement driver alone knows it says itself.
+//! What is wrong with a cluster, and what to do about it. Findings about stores and regions are in `rdb_proto::findings`, since the
+//! placement driver's page shows them, too; those made of each process's answer are here. The placement driver reports itself what
+//! only it knows.
 //!
-//! Alarms are told from the whole to its parts: placement drivers, stores, regions. An alarm that another one explains still
-//! stands: whoever mends the cause sees the rest go.
+//! Alarms are told from the whole to its parts: placement drivers, stores, regions. An alarm that another one explains is
+//! still shown; it goes away once the cause is mended.
 
 use std::collections::BTreeSet;
 

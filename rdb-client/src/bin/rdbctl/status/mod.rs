@@ -1,7 +1,7 @@
 //! `rdbctl status`: one screen with the state of the cluster, what is wrong with it, and what to do.
 //!
-//! - `survey` asks all that it needs at the same time, and none of it for long.
-//! - `finding` is what is wrong, made of those answers alone.
+//! - `survey` asks everything at the same time, and waits only a short time.
+//! - `finding` derives what is wrong from those answers alone.
 //! - `screen` is how both are shown.
 
 mod finding;

@@ -23,7 +23,7 @@ pub(super) struct Screen {
     /// `None`, as the next two: not known.
     stores: Option<Vec<StoreLine>>,
     regions: Option<Regions>,
-    /// Of all stores whose rates are known.
+    /// The load of all stores whose rates are known.
     load: Option<Load>,
     operators: Option<Vec<operator::Line>>,
     #[serde(serialize_with = "serialize_findings")]

@@ -1,4 +1,4 @@
-//! What the cluster answers, whatever part of it answers.
+//! Asks a cluster for its state, and makes do with the parts that answer.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{health, operator, region, store};
 /// The answers to all questions, as the other commands show them.
 #[derive(Debug)]
 pub(super) struct Survey {
-    /// Of each address of a placement driver, and of each store as far as those are known.
+    /// One for each address of a placement driver, and for each known store.
     pub(super) processes: Vec<health::Line>,
     pub(super) catalogue: Result<Catalogue, Failure>,
 }

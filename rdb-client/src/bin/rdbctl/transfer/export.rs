@@ -83,7 +83,7 @@ async fn write_entries(
     Ok(exported)
 }
 
-/// A file beside the one that is to be written. It is removed unless it becomes that.
+/// A temporary file beside the target. It is removed unless it becomes the target.
 struct PartOfFile {
     file: File,
     path: PathBuf,

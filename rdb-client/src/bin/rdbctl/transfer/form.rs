@@ -1,10 +1,10 @@
 //! The forms of a file with entries.
 //!
-//! - `jsonl`: an object on each line, as `rdbctl raw scan --output json` prints them. Text can be read and edited. A file
-//!   that was cut between two lines does not show it.
+//! - `jsonl`: an object on each line, as `rdbctl raw scan --output json` prints them. Text can be read and edited. A cut
+//!   between two lines is not noticed.
 //! - `binary`: [`MAGIC`], then of each entry the length of the key and of the value, four bytes each, and the two; then an
 //!   empty key with an empty value, the number of entries in eight bytes, and the CRC-32C of all that in four. All numbers
-//!   are big-endian. A file that was cut anywhere is refused, and one that was damaged is noticed at its end.
+//!   are big-endian. A cut anywhere makes the file refused; damage is noticed at its end.
 
 use std::io::{self, BufRead, Read, Write};
 

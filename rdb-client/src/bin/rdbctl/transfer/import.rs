@@ -20,7 +20,7 @@ use crate::session::Session;
 /// Entries of one batch.
 const BATCH_ENTRIES: usize = 1024;
 
-/// A batch that has reached this size takes no more entries.
+/// Size at which a batch takes no more entries.
 const BATCH_BYTES: usize = 1 << 20;
 
 /// Batches that are written at a time.
@@ -42,8 +42,8 @@ impl ImportArguments {
     }
 }
 
-/// Writes the entries of a file, once all of it has been read and found right. What comes through a pipe is written as it comes, up to
-/// where it is wrong. Ctrl-C ends it once the writes under way are done, and a second one at once.
+/// Writes the entries of a file, once all of it has been read and found valid. Input from a pipe is written as it comes, up to the
+/// first error. Ctrl-C ends it once the writes under way are done; a second Ctrl-C ends it at once.
 pub(crate) async fn import(
     arguments: &ImportArguments,
     session: &Session,

@@ -1,4 +1,4 @@
-//! The other end of `serve-echo`.
+//! The client of `serve-echo`.
 
 use rdb_proto::pdpb::{GetTsoRequest, GetTsoResponse};
 use tonic::codegen::http::uri::PathAndQuery;

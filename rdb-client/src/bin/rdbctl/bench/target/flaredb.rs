@@ -1,4 +1,4 @@
-//! FlareDB, through the client library; only the bare timestamp stream goes around it.
+//! FlareDB, through the client library; only the bare timestamp stream bypasses it.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! The targets of a benchmark: databases, and the limits that they are measured against.
 //!
 //! Every target is called through one HTTP/2 connection per process and server with the windows of
-//! [`rdb_proto::transport`], so that differences are the servers'.
+//! [`rdb_proto::transport`], so that differences are due to the servers.
 
 mod echo_client;
 mod echo_server;

@@ -1,4 +1,4 @@
-//! `cas`: compare-and-swap, each caller in turn on keys that no other caller of the run touches.
+//! `cas`: compare-and-swap. Each caller cycles through keys that no other caller of the run touches.
 //!
 //! So there are no conflicts, unless something else writes these keys; the caller then takes the version that the
 //! conflict reports and swaps again at once.

@@ -1,11 +1,11 @@
 //! `cas-hot`: all callers swap one key; an operation ends when its swap succeeded.
 //!
 //! What a caller does after a conflict decides both how much work is wasted and who gets a turn. A conflict brings the
-//! present version, which is worth something only at once: whoever sleeps on it wakes up with an old one, and a caller
-//! that has just succeeded would win every time against sleepers. So a caller tries again at once after an odd conflict,
-//! with the version that it brought; after an even one too many are trying, and it pauses for a random time, up to a bound
-//! that doubles each time ([`BACKOFF_MIN`] to `--backoff-max`). The attempt after the pause usually conflicts, which
-//! costs what a read would, and brings the version for the next.
+//! present version, which is soon outdated: a caller that sleeps first wakes up with an old one, and a caller that has
+//! just succeeded would always win against sleepers. So after its first, third, fifth conflict a caller tries again at
+//! once, with the version that the conflict brought. After every second one too many callers are trying, and it pauses for
+//! a random time, up to a bound that doubles each time ([`BACKOFF_MIN`] to `--backoff-max`). The attempt after the pause
+//! usually conflicts. That costs as much as a read, and brings the version for the next attempt.
 //!
 //! `--backoff-max` has to grow with the callers and with what an attempt costs: with 64 callers, attempts of 100
 //! microseconds of processor time and syncs of 350, most attempts are wasted at 16 ms and few at 64 ms.

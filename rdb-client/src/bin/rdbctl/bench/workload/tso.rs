@@ -1,4 +1,4 @@
-//! `tso`: a timestamp per operation.
+//! `tso`: one timestamp per operation.
 
 use rdb_client::Client;
 

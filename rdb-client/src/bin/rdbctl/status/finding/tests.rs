@@ -1,4 +1,4 @@
-//! Each finding, of what the cluster answers.
+//! Each finding, made from what the cluster answers.
 
 use rdb_client::StoreState;
 
@@ -41,7 +41,7 @@ fn store(id: u64, state: StoreState, age_ms: u64) -> store::Line {
     }
 }
 
-/// Three stores with a replica each, of which the first leads, and what they answer.
+/// Three stores with one replica each, and their answers. The first one leads.
 fn survey(statuses: [&'static str; 3]) -> Survey {
     let ids = 1..=3u64;
     let peer = |id| Peer {
