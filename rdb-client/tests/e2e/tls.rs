@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::{fs, io};
 
 use base64::Engine;
@@ -13,12 +13,13 @@ use rdb_proto::transport::{Connector, Secured, endpoint};
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::harness::{HANG_GUARD, Node, found, http_get};
+use crate::harness::{HANG_GUARD, Node, found, guarded, http_get};
 use crate::rdbctl::{Rdbctl, command};
 
 const STORES: usize = 3;
@@ -100,10 +101,12 @@ impl Certificates {
             .collect()
     }
 
-    /// Puts the certificate of servers, and its key, in place of those in `others`.
+    /// Puts the certificate of servers, and its key, in place of those in `others`, by rename.
     fn replace(&self, others: &Path) {
+        let copy = others.join("copy");
         for file in ["server.key", "server.pem"] {
-            fs::copy(self.0.join(file), others.join(file)).expect("it can be copied");
+            fs::copy(self.0.join(file), &copy).expect("it can be copied");
+            fs::rename(&copy, others.join(file)).expect("it can be renamed");
         }
     }
 }
@@ -184,8 +187,11 @@ impl Encrypted {
 
     /// All servers have certificates that clients accept, and these are of `issued`.
     async fn all_present(&self, issued: &Certificates) {
-        for node in [&self.pd, &self.stores[0]] {
+        let nodes = [&self.pd, &self.stores[0]];
+        for node in nodes {
             node.signal(Signal::HUP);
+        }
+        for node in nodes {
             found("it presents the new one", async || {
                 let presented = self.certificates.presented_by(node).await.ok()?;
                 (presented == issued.of_server()).then_some(())
@@ -355,6 +361,64 @@ async fn certificates_are_replaced_while_it_serves_and_broken_ones_are_not_used(
     .await;
     cluster.pd.terminate();
     assert!(cluster.pd.exited().await.success());
+}
+
+async fn put_and_get(client: &Client, key: &str, value: String) {
+    client.raw_put(key, value.clone()).await.expect("put");
+    let got = client.raw_get(key).await.expect("get");
+    assert_eq!(got.as_deref(), Some(value.as_bytes()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_replaced_a_hundred_times_under_load_and_no_call_fails() {
+    const REPLACEMENTS: usize = 100;
+    const CALLERS: usize = 8;
+    let cluster = Encrypted::start(1).await;
+    let issued = [cluster.renewed("even"), cluster.renewed("odd")];
+    let nodes = [&cluster.pd, &cluster.stores[0]];
+    let client = cluster.client().await;
+    let is_over = Arc::<AtomicBool>::default();
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        let (client, is_over) = (client.clone(), Arc::clone(&is_over));
+        callers.spawn(async move {
+            let key = format!("k{caller}");
+            let mut number = 0_u64;
+            while !is_over.load(Ordering::Relaxed) {
+                put_and_get(&client, &key, number.to_string()).await;
+                number += 1;
+            }
+        });
+    }
+    let new_clients = AtomicUsize::new(0);
+    let connecting = async {
+        while !is_over.load(Ordering::Relaxed) {
+            let new = cluster.client().await;
+            let count = new_clients.load(Ordering::Relaxed);
+            put_and_get(&new, "new", count.to_string()).await;
+            new_clients.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let replacing = async {
+        for number in 0..REPLACEMENTS {
+            let before = new_clients.load(Ordering::Relaxed);
+            let next = &issued[number % 2];
+            next.replace(&cluster.certificates.0);
+            cluster.all_present(next).await;
+            found("new clients come", async || {
+                (new_clients.load(Ordering::Relaxed) > before).then_some(())
+            })
+            .await;
+        }
+        is_over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(connecting, replacing);
+    guarded("the callers end", callers.join_all()).await;
+    let last = issued[(REPLACEMENTS - 1) % 2].of_server();
+    for node in nodes {
+        let presented = cluster.certificates.presented_by(node).await;
+        assert_eq!(presented.expect("it lets the client in"), last);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
