@@ -1,7 +1,7 @@
 //! What the page of the placement driver shows beside the charts: alarms, stores, regions, timestamps.
 //!
-//! An update stays under 10 KiB, its part of the charts included, for any number of stores and regions and any names of stores. So
-//! it has only a part of the stores, and regions beyond [`CELLS_MAX`] are merged with their neighbours.
+//! An update stays under 10 KiB, its part of the charts included, for any number of stores and regions and any addresses of stores.
+//! So it has only a part of the stores, and regions beyond [`CELLS_MAX`] are merged with their neighbours.
 //!
 //! No key is shown: regions are listed in key order, with their ids.
 

@@ -110,8 +110,8 @@ pub(crate) enum AuthError {
 impl Authority {
     /// Loads users from `storage`. The [`Keeper`] has to run beside it. Blocks.
     ///
-    /// `restored` means that the storage may be an older copy: versions that stores may have seen since are skipped, and a warning names
-    /// users that may be back.
+    /// `restored` means that the storage may be an older copy: versions that stores may have seen since are skipped, and a warning says
+    /// that users and rights that were removed since are back.
     ///
     /// # Errors
     ///

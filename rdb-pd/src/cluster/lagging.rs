@@ -18,9 +18,9 @@
 //! Time away is counted as a fraction of the bound at that moment. So a change of the region's size or of the setting makes no voter lost
 //! by itself, and changes nothing that is stored.
 //!
-//! Time away is stored in whole [`PARTS`] of the bound, without the last part. So a restarted placement driver goes on with most of it. And
-//! it does not take a voter for lost that has come back meanwhile and was briefly away when it asked. Everything else is only in memory. A
-//! placement driver whose directory may be an older copy forgets what is stored.
+//! Time away is stored in whole [`PARTS`] of the bound, without the last part. So a restarted placement driver goes on with most of it. But
+//! a voter that has come back meanwhile, and is briefly away in the first reports, is not taken for lost. Everything else is only in memory.
+//! A placement driver whose directory may be an older copy forgets what is stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

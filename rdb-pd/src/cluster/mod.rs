@@ -83,7 +83,7 @@ pub const STORES_MAX: usize = 10_000;
 /// Longest encoding of a store in a list: its address of up to 255 bytes, and numbers.
 const STORE_BYTES_MAX: usize = 352;
 
-/// The same with the load of a store, which only the list of stores has.
+/// Longest encoding of the load of a store, which only the list of stores has.
 const LOAD_BYTES_MAX: usize = 80;
 
 /// How often a store is asked to send a heartbeat while somebody looks at the page, so that it shows what stores do at the moment.
@@ -123,7 +123,7 @@ const UNCONFIRMED_STORES_MAX: usize = 256;
 pub struct Settings {
     /// How many stores the first region waits for.
     pub initial_replicas: usize,
-    /// How many voters each region should have, if there are enough stores.
+    /// How many voters each region should have. With too few stores: the largest odd number that they can hold.
     pub replicas: usize,
     /// After how long without a heartbeat a store is down.
     pub store_down_after: Duration,

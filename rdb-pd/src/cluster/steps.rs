@@ -6,18 +6,18 @@
 //!    so can change nothing.
 //! 2. An operator's request goes first. The rest waits for it.
 //! 3. Learners that nothing needs are removed, and so are learners on stores that have to go. Learners are kept if they will
-//!    be needed once their stores are back from silence, or are tried again after their learners were given up.
+//!    be needed once silent stores are back, or once stores whose learners were given up are tried again.
 //! 4. Too few voters, or a voter on a store that has to go: learners are added on the best stores, as many as are needed,
 //!    or none if there are too few stores for all of them. Then they are promoted, the last one first.
-//! 5. Too many voters, or an even number above the first number below with a voter on such a store: a voter on a store that is
-//!    down goes, else one on a leaving store, else one that does not live, else the one with the lowest id. The leader stays,
-//!    or hands over first.
+//! 5. Too many voters, or an even number that is above the number to grow to and includes a voter on such a store: a voter on
+//!    a store that is down goes, else one on a leaving store, else one that does not live, else the one with the lowest id.
+//!    The leader stays, or hands over first.
 //!
 //! There are two target numbers of voters. Each is the setting, or the largest odd number of stores below it: an even number
 //! of voters survives no more losses than the odd one below it, and needs one voter more. A region *grows* to what it can
 //! have now: on its own stores that are not down, and on others that are up. It *shrinks* to what its own stores and all
-//! others could hold, so that no replica is given up because stores fail or leave. The first number is never larger than the
-//! second, so no step undoes another.
+//! others could hold, so that no replica is given up because stores fail or leave. The number to grow to is never larger than
+//! the number to shrink to, so no step undoes another.
 //!
 //! A voter *lives* if its store is up, and its leader has heard of it lately and knows that it has caught up. A voter is removed
 //! only if most of the remaining ones live, and becomes the next leader only if it lives itself. A voter that has not lived for a
@@ -497,7 +497,7 @@ impl Case<'_> {
     }
 
     /// How many voters the region could have on stores with a peer of it that may stay, and on stores that may get one. Stores that
-    /// are down or leaving do not count.
+    /// are down or leaving, or whose voter is dead, do not count.
     fn voters_if(&self, may_get_one: impl Fn(u64, &Place) -> bool) -> usize {
         let is_reachable = |&(&store_id, place): &(&u64, &Place)| {
             let is_fit = place.may_take_replicas || self.has_voter_on(store_id);
@@ -572,7 +572,7 @@ impl Case<'_> {
     }
 
     /// Whether a voter would be dead by this report. In the next one a majority may live again. Nothing is decided until then: a step
-    /// might only be undone, or hit a voter that was only late this time.
+    /// might have to be undone, or might hit a voter that was only late this time.
     fn is_in_doubt(&self, peer: &Peer) -> bool {
         let place = self.place(peer.store_id);
         let may_live = place.is_some_and(|place| place.liveness != Liveness::Down);

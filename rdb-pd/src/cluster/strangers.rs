@@ -24,8 +24,9 @@ use super::stores::{Start, is_recent};
 /// Most stores of this cluster that are remembered, and most of others: those that were refused last.
 const REMEMBERED_MAX: usize = 8;
 
-/// How long a store is reported after it was last refused. It is reported for longer while the cluster has no store, or while it belongs
-/// to the cluster and may hold what a region lacks: until a store without replicas reports from its address.
+/// How long a store is reported after it was last refused. It is reported for longer while the cluster has no stores. A store of this
+/// cluster is also reported for longer while a region [may need it](State::may_need). When a store without replicas reports from its
+/// address, it is [forgotten](Strangers::forget_at) at once.
 const TOLD_FOR: Duration = Duration::from_secs(60);
 
 /// How often the log tells of a store that is refused again and again, and of reports that name ids that were never given out here.
@@ -262,7 +263,7 @@ impl State {
     }
 
     /// Whether a store may hold what no other store does: a region has a replica on it as far as is known here, or has no leader
-    /// that reports where its replicas are.
+    /// that reports where its replicas are, or no region is known.
     fn may_need(&self, store_id: u64, now: Instant) -> bool {
         let needs = |known: &KnownRegion| {
             let mut peers = known.region.peers.iter();

@@ -270,7 +270,7 @@ fn what_a_region_is_to_have_counts_not_what_it_has_at_the_moment() {
     for store_id in [3, 2, 1] {
         assert_eq!(scene.refused(store_id), (3, 2));
     }
-    // Fewer replicas have to be asked for.
+    // Stores may leave once fewer replicas are asked for.
     scene.state.settings.replicas = 1;
     assert_eq!(scene.change_leaving(3, true), Ok(true));
     assert_eq!(scene.change_leaving(2, true), Ok(false));
