@@ -398,7 +398,7 @@ impl Placement {
 }
 
 /// Whether the refusal of a heartbeat is final: another process lives with the store's id, or the store was removed. A
-/// refusal without a field may come from a placement driver of another cluster, or with an old data directory.
+/// refusal without a field may come from a placement driver of another cluster, or from one with an old data directory.
 fn is_final(status: &Status) -> bool {
     let names_store = || details(status).is_some_and(|details| details.field == "store_id");
     match status.code() {
@@ -414,7 +414,7 @@ fn may_pass(code: Code) -> bool {
 }
 
 /// Whether the refusal is final: the store belongs to another cluster, or another process lives with its id. A refusal of the store's
-/// identity ends when an operator has given it a token or the right.
+/// identity is not final: it ends when an operator has given the store a token or the right.
 fn is_refusal(code: Code) -> bool {
     matches!(
         code,

@@ -320,9 +320,9 @@ async fn keep(
     ended
 }
 
-/// Keeps the health status. A store is healthy when it is registered, has current rights if they are enforced, takes the writes of
-/// every region that it leads, and knows the leaders of the others. It has started when it is registered and writes to its disk: a
-/// single region does not hold that up.
+/// Keeps the health status. A store is healthy when it is registered, has current rights if they are enforced, has no damaged region,
+/// takes the writes of every region that it leads, and hears of a leader of each of the others. It has started when it is registered and
+/// writes to its disk: a single region does not hold that up.
 async fn keep_health(
     health: HealthHandle,
     mut registration: watch::Receiver<bool>,
@@ -389,7 +389,7 @@ async fn keep_health(
             changed = groups.changed() => changed,
             changed = served.changed() => changed,
             changed = damaged.changed() => changed,
-            // A silent leader is no change, and neither are changed rights, or what a placement driver says.
+            // None of the above reports a silent leader, changed rights, or what a placement driver says.
             _ = looks.tick() => Ok(()),
         };
         if changed.is_err() {

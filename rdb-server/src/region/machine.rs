@@ -89,7 +89,7 @@ impl RegionMachine {
         }
     }
 
-    /// Applies entries in parts that end with a check. If a later part is refused, the whole apply fails.
+    /// Applies entries in parts: each check ends one. If a part after the first is refused, the whole apply fails.
     fn apply_checks(
         &self,
         entries: &[LogEntry],

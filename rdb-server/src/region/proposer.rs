@@ -25,8 +25,8 @@ use crate::metrics::Figures;
 /// Entries under way at a time: while one is applied, the next is synced.
 const IN_FLIGHT_MAX: usize = 2;
 
-/// Most bytes of one entry, which holds at least one submission. It bounds how long the apply of an entry blocks a thread.
-/// And range deletes add to what every read of a memtable has to sort.
+/// Most bytes, commands and range deletes of one entry, which always holds at least one submission. They bound how long the
+/// apply of an entry blocks a thread. Range deletes also add to what every read of a memtable has to sort.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 const ENTRY_COMMANDS_MAX: usize = 4096;
 const ENTRY_RANGE_DELETES_MAX: usize = 64;

@@ -288,7 +288,7 @@ impl Regions {
     async fn remove(&self, region_id: u64, peer_id: u64) -> Result<(), ServerError> {
         let failed = |error| ServerError::region(region_id, error);
         let noted = match peer_id {
-            // A message may have named a region that could not be opened. What cannot be read has to go.
+            // A message may have named a peer, which was noted and could not be opened. An unreadable note does not stop the removal.
             0 => self.node.noted_peer(region_id).await.unwrap_or(None),
             _ => None,
         };

@@ -12,8 +12,8 @@
 //! messages never bring a replica back.
 //!
 //! Which peer of a region this store has is noted with its log, when the log is opened for the first time. The region is opened with the
-//! noted peer even if it is stored as of when this store had another peer, or none. Only an older release may have left a region without a
-//! note: it is *unopened* until another store sends something to a peer of this store.
+//! noted peer even if it is stored as of when this store had another peer, or none. Without a note, which only an older release leaves out,
+//! the region says which peer it is. If it names none, it is *unopened* until another store sends something to a peer of this store.
 //!
 //! `opening.rs` creates and opens them, `follow.rs` changes them while the store runs, `handing_over.rs` lets others lead them, and
 //! `report.rs` reports them.

@@ -2,7 +2,8 @@
 //!
 //! It is noted with the log of the region when the log is opened for the first time. The note takes precedence over the region, which may
 //! be stored as of when this store had another peer, or none. The note is wrong only if an older release that does not know notes was here
-//! meanwhile: it has left the note of a peer that it destroyed or replaced. Then the note is removed, and the region says which peer it is.
+//! meanwhile: it has left the note of a peer that it destroyed, or that it replaced by a later one. Then the note is removed, and the
+//! region says which peer it is.
 //!
 //! A region that such a release has left may not say it, either. Then the peer is not known.
 

@@ -38,7 +38,8 @@ pub(super) fn check_keys<'k>(
     keys.try_for_each(|key| check(&pass, begun.kind(), key))
 }
 
-/// Checks that the caller may do this to the whole range that it has asked for, over all regions. An empty `end_key` is no bound.
+/// Checks that the caller may do this to the whole range that it has asked for, not only to the part in one region. An empty `end_key`
+/// is no bound.
 pub(super) fn check_range(
     begun: &Begun<'_>,
     start_key: &Bytes,

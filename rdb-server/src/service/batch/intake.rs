@@ -40,7 +40,7 @@ pub(super) struct Intake {
 }
 
 /// Takes a message in. `caller` has sent it, and its pass is taken once for all commands. `arrived` is what the transport has charged
-/// for it. `audited` makes its entries in the audit log, with the pass that it is checked against or without one.
+/// for it. `audited` is called with the pass that it is checked against, if there is one, and returns what writes the audit log.
 pub(super) fn take(
     request: batch::Request,
     arrival: Arrival,

@@ -67,7 +67,7 @@ pub(in super::super) struct AwaitedWrite {
 }
 
 impl<'a> Sorting<'a> {
-    /// `context` says whom the message is for, and `pass` what its sender may do. `audited` is what the audit log says of it, if
+    /// `context` says whom the message is for, and `pass` what its sender may do. `audited` writes its entries of the audit log, if
     /// there is a log.
     pub(super) fn new(
         membership: &'a Membership,
