@@ -21,7 +21,7 @@ use crate::{Cause, Client, Error, fate};
 pub struct Operator {
     /// The region. It has one operator under way at most.
     pub region_id: u64,
-    /// The store that should get a replica. If this and the other store are not set, it is the placement driver's own change.
+    /// The store that should get a replica. If neither this nor `remove_store_id` is set, it is the placement driver's own change.
     pub add_store_id: Option<u64>,
     /// The store that should lose its replica.
     pub remove_store_id: Option<u64>,

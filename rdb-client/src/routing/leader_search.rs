@@ -12,9 +12,9 @@
 //! A peer that does not let this client read at all is not asked again. Each store checks rights before it checks who leads, and its copy
 //! of the rights may be older than the leader's. So a refusal changes nothing while others may bring news. If there is none within
 //! [`REFUSAL_PATIENCE`], or all peers have refused and the placement driver knows nothing new, the call is sent to that peer, and is
-//! refused there for good and in its own words. So are further calls for that key for as long, while all of them are refused. But a peer
-//! that lets this client read, and says that it does not lead, vouches for the client. Then the search goes on, since an election may take
-//! longer than that.
+//! refused there for good and in the peer's own words. Further calls for that key are sent there for the same time, while all of them are
+//! refused. But a peer that lets this client read, and says that it does not lead, vouches for the client. Then the search goes on, since
+//! an election may take longer than that.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};

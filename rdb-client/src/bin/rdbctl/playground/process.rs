@@ -1,6 +1,6 @@
 //! One process of a playground.
 //!
-//! It is started in two steps, since a process has to ask for itself to be killed with its parent: `rdbctl` starts `rdbctl`,
+//! It is started in two steps, since only a process itself can ask to be killed with its parent: `rdbctl` starts `rdbctl`,
 //! which asks the system for that, and then becomes the program. On systems other than Linux a process outlives a playground
 //! that was killed with SIGKILL.
 

@@ -4,7 +4,7 @@
 //!   between two lines is not noticed.
 //! - `binary`: [`MAGIC`], then of each entry the length of the key and of the value, four bytes each, and the two; then an
 //!   empty key with an empty value, the number of entries in eight bytes, and the CRC-32C of all that in four. All numbers
-//!   are big-endian. A cut anywhere makes the file refused; damage is noticed at its end.
+//!   are big-endian. A file that was cut anywhere is refused; damage is noticed at the end of the file.
 
 use std::io::{self, BufRead, Read, Write};
 

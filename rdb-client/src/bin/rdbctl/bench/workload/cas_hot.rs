@@ -2,9 +2,9 @@
 //!
 //! What a caller does after a conflict decides both how much work is wasted and who gets a turn. A conflict brings the
 //! present version, which is soon outdated: a caller that sleeps first wakes up with an old one, and a caller that has
-//! just succeeded would always win against sleepers. So after its first, third, fifth conflict a caller tries again at
-//! once, with the version that the conflict brought. After every second one too many callers are trying, and it pauses for
-//! a random time, up to a bound that doubles each time ([`BACKOFF_MIN`] to `--backoff-max`). The attempt after the pause
+//! just succeeded would always win against sleepers. So after an odd conflict (its first, third, …) a caller tries again at
+//! once, with the version that the conflict brought. After an even one too many callers are trying, so it pauses for a
+//! random time, up to a bound that doubles each time ([`BACKOFF_MIN`] to `--backoff-max`). The attempt after the pause
 //! usually conflicts. That costs as much as a read, and brings the version for the next attempt.
 //!
 //! `--backoff-max` has to grow with the callers and with what an attempt costs: with 64 callers, attempts of 100
