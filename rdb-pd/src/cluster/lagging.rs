@@ -19,7 +19,7 @@
 //! by itself, and changes nothing that is stored.
 //!
 //! Time away is stored in whole [`PARTS`] of the bound, without the last part. So a restarted placement driver goes on with most of it. But
-//! a voter that has come back meanwhile, and is briefly away in the first reports, is not taken for lost. Everything else is only in memory.
+//! a voter that has come back meanwhile, and is briefly away in the first reports, is not taken for lost. All else is only in memory.
 //! A placement driver whose directory may be an older copy forgets what is stored.
 
 use std::collections::{BTreeMap, BTreeSet};
