@@ -39,8 +39,8 @@ pub struct RegionChecksum {
 }
 
 impl RegionView<'_> {
-    /// Reads all of the region, some MiB at a time. Before each part `goes_on` gets the number of bytes read, and decides
-    /// whether to go on; it may block. `None`: it stopped. The reads do not fill the block cache.
+    /// Reads all of the region, some MiB at a time. Before each part `goes_on` gets the number of bytes read so far, and
+    /// decides whether to go on; it may block. `None`: it stopped. The reads do not fill the block cache.
     ///
     /// # Errors
     ///

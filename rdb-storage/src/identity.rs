@@ -96,8 +96,8 @@ impl Identity {
         self.incarnation.map_or(0, |incarnation| incarnation >> 32)
     }
 
-    /// An incarnation for the next start, never 0. Its number is above that of the last incarnation and above `start`, the last number if
-    /// a release without numbers has written a random incarnation since.
+    /// An incarnation for the next start, never 0. Its number is above that of the last incarnation and above `start`. The last number may
+    /// be `start` alone: a release without numbers may have replaced the last incarnation by a random one.
     ///
     /// # Errors
     ///

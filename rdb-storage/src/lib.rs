@@ -40,8 +40,8 @@
 //!   back.
 //! - A submission is applied as a whole or not at all, also across a crash.
 //! - A key that is deleted and created again never shows a version that it has shown before.
-//! - When the disk fails, the write in hand is [`Error::Undetermined`]. If it certainly was not made, it is refused with
-//!   [`Error::WritesStopped`], like all later writes. Reads go on.
+//! - When the disk fails, the write in hand is [`Error::Undetermined`], unless it certainly was not made. Then it is refused
+//!   with [`Error::WritesStopped`], like all later writes. Reads go on.
 //!
 //! # What a crash may leave, and damage
 //!
@@ -58,7 +58,7 @@
 //!
 //! Under [`Durability::Os`] a power cut takes the ends of logs; it may take the end of one log and keep the next. Each log
 //! notes where the one before ends, so the replay stops there, and what is served is a prefix of the writes. This relies on the
-//! file system: the lost part of a file must not read as zeros from the begin of a record to the end of a 32 KiB block.
+//! file system: the lost part of a file must not read as zeros from the beginning of a record to the end of a 32 KiB block.
 //!
 //! A truncated table file is refused at open. A damaged one is found when one of its blocks is read: [`Error::DataLoss`],
 //! never wrong data. A write that has to read such a block stops writes to its region, a compaction stops all writes.

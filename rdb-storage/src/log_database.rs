@@ -242,8 +242,9 @@ impl LogDatabase {
         flushed.map_err(|error| Error::io("flushing the Raft log at close", error))
     }
 
-    /// From the first write on, a missing log is damage. Before that, releases that do not know the log database can
-    /// still open the directory, e.g. if the disk was too full for this release to start.
+    /// Notes in the identity file that there is a log. From then on a missing log is damage, and releases that do not know the
+    /// log database refuse the directory. So this waits for the first write: until then such a release can still open the
+    /// directory, e.g. after this one could not start on a full disk.
     fn note(&self) -> Result<(), Error> {
         if self.is_noted.load(Ordering::Acquire) {
             return Ok(());

@@ -255,8 +255,8 @@ impl Storage {
     /// when their entry was proposed ([`warm`](Self::warm)) are in memory mostly, and keep the disk out of this. The values
     /// that the conflicts of one call carry are held together.
     ///
-    /// Without the write-ahead log a crash leaves what [`flushed`](Self::flushed) told of or a later state, and the log has to
-    /// hold the entries behind it. When they are more than [`wal_bytes_max`](StorageOptions::wal_bytes_max), the data is
+    /// Without the write-ahead log a crash leaves the state that [`flushed`](Self::flushed) returned or a later one, and the log has
+    /// to hold the entries behind it. When they are more than [`wal_bytes_max`](StorageOptions::wal_bytes_max), the data is
     /// flushed within a second.
     ///
     /// With the write-ahead log and without a sync ([`Durability::Os`](crate::Durability::Os)) a power cut may take the last
@@ -302,7 +302,7 @@ impl Storage {
     }
 
     /// What a crash would leave of a region that is applied without the write-ahead log. `None`: the region has no first
-    /// state. It never goes back. After an open it is the stored state.
+    /// state. Later calls never return an earlier state. After an open it is the stored state.
     pub fn flushed(&self, region_id: u64) -> Result<Option<AppliedState>, Error> {
         flushed(&self.inner.engine, region_id)
     }

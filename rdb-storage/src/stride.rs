@@ -5,8 +5,8 @@
 //! key space is a binary fraction, and a stride of n bits leads to the next fraction of n bits. The shortest stride passes
 //! exactly one possible key, so a search always makes progress, for any keys.
 //!
-//! After a stride that was too long, the number of bits goes half way to that of the shortest stride, or of one that was short enough.
-//! Strides that were not too long grow faster and faster. So the number of strides depends only on the number of deleted entries.
+//! After a stride that was too long, the next one has a number of bits half way to that of the last stride that was short enough, or else
+//! of the shortest one. Strides that were not too long grow faster and faster. So only more deleted entries make more strides.
 
 use bytes::Bytes;
 
@@ -181,8 +181,8 @@ mod tests {
         assert_eq!(down(b"a"), below_a);
     }
 
-    /// Strides over a row of deleted keys as a scan does, each search of at most `budget` of them. How many searches it
-    /// took, no more than 17 in vain between two that get on: there are 65,537 lengths, and what is left is halved.
+    /// Strides over a row of deleted keys as a scan does, with at most `budget` of them per search. Returns the number of searches.
+    /// At most 17 searches fail between two that succeed: there are 65,537 lengths, and each failure halves the rest.
     fn searches(deleted: &[Vec<u8>], budget: usize, reverse: bool) -> usize {
         let mut place = if reverse { vec![0xff; 9] } else { Vec::new() };
         let (mut stride, mut searches, mut in_vain) = (Stride::default(), 0, 0);

@@ -1,7 +1,7 @@
 //! A look at a region as it was at one position of its log.
 //!
 //! A snapshot that replaces the region drops whole table files ([`crate::snapshot`]), even if RocksDB's snapshots still see them. So a
-//! read of a view is on files that it holds, or it is an error.
+//! read of a view holds all files that it may need, or it fails.
 
 use bytes::Bytes;
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions, Snapshot};

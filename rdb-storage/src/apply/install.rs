@@ -11,7 +11,7 @@ use crate::region::RegionDescriptor;
 use crate::snapshot::Installing;
 
 impl Batch<'_> {
-    /// Takes away what is stored of the region, and puts the mark.
+    /// Removes the region, and puts the mark.
     pub(crate) fn begin_install(&mut self, installing: &Installing) -> Result<(), Error> {
         let region = &installing.state.region;
         self.remove_region(region.id)?;
@@ -24,7 +24,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Takes away what is stored of the region, and notes that its peer was destroyed.
+    /// Removes the region, and notes that its peer was destroyed.
     pub(crate) fn destroy_region(&mut self, region_id: u64, peer_id: u64) -> Result<(), Error> {
         self.remove_region(region_id)?;
         let family = self.engine.family(Family::RaftState);
@@ -49,7 +49,7 @@ impl Batch<'_> {
         self.write_batch.delete_cf(family, mark);
     }
 
-    /// Takes away what is stored of a region.
+    /// Removes the records and keys of a region.
     fn remove_region(&mut self, region_id: u64) -> Result<(), Error> {
         if let Some(stored) = self.engine.region(region_id)? {
             self.clear(&stored);
@@ -72,8 +72,8 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Deletes the keys of a region. In a range without keys, a tombstone would keep ingested files from the lowest level. What cannot be
-    /// read may be a key.
+    /// Deletes the keys of a region, if its range has any. A tombstone over an empty range would keep ingested files from the lowest
+    /// level. A range that cannot be read may have keys.
     pub(crate) fn clear(&mut self, region: &RegionDescriptor) {
         let (start_key, end_key) = (&region.start_key[..], region.upper_bound());
         for keyspace in [Keyspace::Raw, Keyspace::Versioned] {

@@ -16,7 +16,7 @@ use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::read::Keyspace;
 use crate::storage::Storage;
 
-/// Bytes at which a table file is ended, or at the size of a memtable.
+/// Bytes at which a table file is ended. If a memtable is smaller, its size counts instead.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// A region on its way here. Its chunks become table files, which go away with this. Nothing that is stored changes.

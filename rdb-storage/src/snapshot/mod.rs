@@ -18,10 +18,11 @@
 //!    files and holds the new records. A flush makes that durable. A crash before it leaves the old region.
 //! 2. Table files with only keys of the region are dropped, so that the time does not grow with the old data. A dropped file may have
 //!    held deletions for deeper files that were not dropped: what shows again is deleted again, durably.
-//! 3. The files are ingested, each into the lowest level such that neither it nor any level above has keys of the region. Data that was
-//!    not dropped, and its deletions, is in the way, so ingested files lie on top of it. A few may. For more files that data is compacted
-//!    first, since RocksDB holds writes back when the level of the flushes has many files. The compaction reads all of that level, and
-//!    about two files of each other level.
+//! 3. The files are ingested, each into the lowest level such that neither it nor any level above has anything of the region. Data that
+//!    was not dropped, and deletions of it, are in the way, so the ingested files lie on top of them. A few files may. Before more are
+//!    ingested, the old data is compacted away, since RocksDB holds writes back when the level of the flushes has many files. The
+//!    compaction reads up to all of that level, and of each other level about two files, those across the region's borders; in both
+//!    cases also what they overlap in the next level.
 //! 4. One write puts the new records and removes the mark. A flush makes that durable.
 //!
 //! An open that finds a mark repeats everything but the first write, which was flushed. The files are still there, and what an earlier
@@ -30,8 +31,8 @@
 //!
 //! # An install that cannot be finished
 //!
-//! The disk may be full when an install or an open has to finish, and a file may be damaged or gone. Then the region is left out: it has no
-//! records, as if it had never been here, and [`Storage::unfinished_installs`](crate::Storage::unfinished_installs) says why. Mark and
+//! An install may find the disk full, also when an open repeats it, and a file may be damaged or gone. Then the region is left out: it has
+//! no records, as if it had never been here, and [`Storage::unfinished_installs`](crate::Storage::unfinished_installs) says why. Mark and
 //! files stay, and the next open tries again. Another snapshot replaces the unfinished one, whose files are removed once the new mark is
 //! durable. Destroying the region ends the install, too.
 //!

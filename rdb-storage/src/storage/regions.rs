@@ -60,9 +60,8 @@ impl Storage {
         described(&self.inner.engine, region_id)
     }
 
-    /// Takes away all that is stored of a region, with its keys, and notes that this peer of it was destroyed. Both are durable when this
-    /// returns, but for keys that cannot be taken away: those are of no region then. Nobody may apply to the region or read it any more.
-    /// Blocks.
+    /// Removes the records and keys of a region, and notes that this peer of it was destroyed. Both are durable when this returns.
+    /// Keys that cannot be removed stay, and belong to no region. Nobody may apply to the region or read it any more. Blocks.
     ///
     /// # Errors
     ///

@@ -154,7 +154,7 @@ impl Health {
         self.stop_region_if(region_id, error, || true)
     }
 
-    /// The same if that is still so when nobody can resume the region any more before it is stopped.
+    /// The same if `is_still_so`. That is called under the lock, so nobody can resume the region between the call and the stop.
     pub(crate) fn stop_region_if(
         &self,
         region_id: u64,

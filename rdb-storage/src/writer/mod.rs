@@ -134,7 +134,7 @@ impl Writer {
         self.worker.install(installing, marked, find_space)
     }
 
-    /// Takes away what is stored of a region. Blocks.
+    /// Removes a region, and notes that this peer of it was destroyed. Blocks.
     pub(crate) fn destroy_region(&self, region_id: u64, peer_id: u64) -> Result<(), Error> {
         self.worker.destroy_region(region_id, peer_id)
     }

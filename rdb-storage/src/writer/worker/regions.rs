@@ -11,8 +11,8 @@ use crate::read::Keyspace;
 use crate::region::RegionDescriptor;
 use crate::snapshot::{Installing, Staged, staged};
 
-/// Ingested files that may lie on top of deleted data of a keyspace, in the level that flushes write to. When that level has this many,
-/// RocksDB compacts it; with several times as many it holds writes back.
+/// Most ingested files that may lie on top of deleted data of a keyspace, in the level that flushes write to. When that level has this
+/// many, RocksDB compacts it; with several times as many it holds writes back.
 const TOP_FILES_MAX: usize = 4;
 
 /// More than an install writes beside table files that are compacted or copied: a few records, and what deletes.
@@ -79,8 +79,8 @@ impl Worker {
         flushed.map_err(|error| Error::io("flushing what has become of a region", error))
     }
 
-    /// Upper estimate of the bytes that the rest of an install takes, some of them only for a while. A compaction leaves nothing of a
-    /// file that has only keys of the region.
+    /// About the most bytes that the rest of an install takes, some of them only for a while. Files with only keys of the region do not
+    /// count: a compaction leaves nothing of them.
     fn bytes_needed(
         &self,
         region: &RegionDescriptor,
@@ -103,7 +103,7 @@ impl Worker {
         Ok(bytes)
     }
 
-    /// Compacts the remains of a region, together with their deletions. Does nothing if there are none.
+    /// Compacts the remains of a region, together with their deletions. Does nothing if there are neither.
     fn compact(&self, region: &RegionDescriptor, keyspace: Keyspace) {
         let (start_key, end_key) = (&region.start_key[..], region.upper_bound());
         let family = self.engine.family(keyspace.family());
@@ -127,8 +127,8 @@ impl Worker {
         self.regions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes away what is stored of a region, and leaves a tombstone. A crash or a failure behind that may leave keys of no region, which
-    /// are in nobody's way.
+    /// Removes a region, and leaves a tombstone for its peer. A crash or a failure after that may leave keys that belong to no region,
+    /// which do no harm.
     pub(in crate::writer) fn destroy_region(
         &self,
         region_id: u64,
