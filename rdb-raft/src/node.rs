@@ -328,7 +328,7 @@ impl Node {
         *self.opened.lock().await = None;
         let groups = all(&self.groups);
         join_all(groups.iter().map(|(_, group)| group.shut_down())).await;
-        // It ends by itself, after it has told of the last end.
+        // It ends by itself, after it has logged the end of the last group.
         if let Some(supervisor) = self.supervisor.lock().await.take()
             && let Err(error) = supervisor.await
         {

@@ -141,7 +141,7 @@ async fn keep_groups(groups: &Groups, log_bytes_max: u64) {
             }
             match group.purge(log_bytes_max).await {
                 Ok(()) => drop(failing.remove(&group_id)),
-                // Its end was told of.
+                // Its end was logged.
                 Err(PurgeError::Ended(_)) => {}
                 Err(error) => {
                     if failing.insert(group_id) {

@@ -15,7 +15,7 @@
 //! has to campaign are the same as without beats.
 //!
 //! - When a store dies, the followers of its leaders have their timers on before they miss three heartbeats. The earliest campaign
-//!   comes after the shortest election timeout, which is no shorter, and mostly after a lease, too.
+//!   comes after the shortest election timeout, which is at least three heartbeats, and mostly after a lease, too.
 //! - A peer hears of a leader when it answers that it follows it. Messages from a leader of an earlier term are refused, so they keep
 //!   no timer off. An answer may wait for the disk. That can delay the campaign only of a peer whose own vote waits for the same disk.
 //! - A group without beats has its timer on. It gets the timer back however the beats end. A group that has lost its leader, or its

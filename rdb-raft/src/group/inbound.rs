@@ -17,7 +17,7 @@ use crate::machine::{Applied, Incoming, ReceivedSnapshot, SnapshotData};
 use crate::simulation::spawn_blocking;
 use crate::types::{Snapshot, SnapshotMeta, TypeConfig, Vote};
 
-/// Why another peer gets no answer to a request for a vote.
+/// Why a request for a vote is neither granted nor denied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VoteError {
     /// This peer has started a short time ago. It may still have promised to elect nobody else.

@@ -89,7 +89,7 @@ impl Lease {
         }
     }
 
-    /// How long an answer of a quorum permits reads.
+    /// How long a leader permits reads after it sent what a quorum then acknowledged.
     pub(super) fn read_lease(&self) -> Duration {
         self.read_lease
     }
@@ -244,7 +244,7 @@ impl Drop for HandOver {
     }
 }
 
-/// It ends: a leader without a quorum no longer learns what is committed.
+/// Runs a [`Round`]. Each wait is bounded by `quorum_wait`: a leader without a quorum no longer learns what is committed.
 async fn ask(
     raft: Raft,
     read_lease: Duration,

@@ -48,8 +48,9 @@ impl Group {
     /// they are cheap. When so much is unflushed that a restart would take long, the state machine is flushed first.
     ///
     /// A leader keeps what other members lack, up to `log_bytes_max`, and up to twice as much for a member that has advanced since the
-    /// last call. It also keeps what follows a snapshot that is being sent, for at most an hour. A member that still needs appends beyond
-    /// these limits gets a snapshot. A peer that does not lead keeps 64 MiB at most. What was applied before the start does not count.
+    /// last call. It also keeps what follows a snapshot that is being sent, for at most an hour. A member that needs more than is kept
+    /// gets a snapshot, even if appends to it are under way. A peer that does not lead keeps 64 MiB at most. What was applied before the
+    /// start does not count.
     ///
     /// # Errors
     ///
@@ -85,7 +86,7 @@ impl Group {
         let members = metrics.membership_config.nodes().map(|(id, _)| *id);
         let (own, others): (Vec<_>, Vec<_>) = members.partition(|member| *member == metrics.id);
         if others.is_empty() {
-            // It may not be told of yet.
+            // The members may not be known yet.
             return if own.is_empty() { 0 } else { u64::MAX };
         }
         let Some(replication) = &metrics.replication else {

@@ -113,8 +113,8 @@ impl Group {
         self.hand_over().await
     }
 
-    /// The candidate with the most complete log among those that answer now. If it has not caught up, this waits for a while, in which a
-    /// better one may answer. It gets the rest of the log before it campaigns, if that does not take long.
+    /// The candidate with the most complete log among those that answer now. If that one has not caught up, this waits for a while, in
+    /// which a better one may answer. The chosen candidate gets the rest of the log before it campaigns, if that does not take long.
     async fn successor(&self, candidates: &[u64]) -> Result<Option<u64>, TransferError> {
         let asked_at = self.ask_all();
         let answered = |metrics: &RaftMetrics| {

@@ -47,7 +47,7 @@ pub trait LogDevice: Send + Sync + 'static {
     /// When the device cannot be read.
     fn last(&self, start: &[u8], end: &[u8]) -> io::Result<Option<(Vec<u8>, Bytes)>>;
 
-    /// A failure that no write was told of. The writer asks now and then.
+    /// A failure that no write has returned. The writer asks now and then.
     fn background_error(&self) -> Option<String>;
 }
 

@@ -21,7 +21,7 @@ use crate::figures::LogFigures;
 use crate::mutant::Mutant;
 use crate::simulation;
 
-/// How often the device is asked for failures that no write was told of.
+/// How often the device is asked for failures that no write has returned.
 const BACKGROUND_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Writes the logs of all groups. Dropping it closes it.

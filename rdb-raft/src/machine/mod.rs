@@ -29,7 +29,7 @@ use crate::types::{Answer, Entry, LogId, StoredMembership};
 /// # What a crash may leave
 ///
 /// The state after some entry, together with its log id and the membership as of it. It is at least the state that
-/// [`StateMachine::flushed`] last told of: the log below that is purged. What comes after it is applied again. A crash while a snapshot
+/// [`StateMachine::flushed`] last returned: the log below that is purged. What comes after it is applied again. A crash while a snapshot
 /// is installed leaves the state before or that of the snapshot.
 ///
 /// # Failures

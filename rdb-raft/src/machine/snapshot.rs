@@ -37,7 +37,7 @@ impl Outgoing {
         }
     }
 
-    /// Takes it, and says what it is as of.
+    /// Takes it. Returns its position and membership, and the reader.
     pub(crate) async fn take(&self) -> io::Result<(Applied, Reading)> {
         // Added before it is looked at: the end of the group waits for it, or it has begun and is seen.
         let user = self.users.add();

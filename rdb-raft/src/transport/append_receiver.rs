@@ -19,7 +19,8 @@ use crate::group::Group;
 use crate::types::TypeConfig;
 
 /// A group has one session on a stream, the latest. An earlier one ends, and its later messages are ignored. The appends that it has taken
-/// are waited for, and counted until then. Each session that has not ended has such an item, so these sessions are bounded, too.
+/// are waited for, and counted until then. An earlier session that has not yet ended has at least one such append, so the number of these
+/// sessions is bounded, too.
 struct AppendReceiver {
     incoming: Incoming,
     /// By group.

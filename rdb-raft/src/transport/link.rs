@@ -19,11 +19,11 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// The longest wait before another attempt to connect with a new token, while the connection that has shown the old one works.
 const RENEWAL_BACKOFF_MAX: Duration = Duration::from_secs(10);
 
-/// The failed attempt that is logged. It is made about 17 s after the first, and stores learn of a token sooner.
+/// The number of the failed attempt that is logged. That one is made about 17 s after the first, and stores learn of a token sooner.
 const RENEWALS_UNTIL_TOLD: u32 = 10;
 
-/// The attempt in a row without an address that is logged. It is made about 8 s after the first while the store is wanted, and stores learn
-/// of addresses sooner, with their heartbeats.
+/// How many attempts in a row without an address are made until that is logged. The last is made about 8 s after the first while the
+/// store is wanted, and stores learn of addresses sooner, with their heartbeats.
 const NAMELESS_UNTIL_TOLD: u32 = 15;
 
 /// The way to a store. Its owner runs [`Link::keep`] in a task; all others only use the connections that this makes.

@@ -7,8 +7,8 @@
 //! - The total rate at which a store sends snapshots is bounded.
 //! - A snapshot that makes no progress for [`PATIENCE`] is given up, at both ends. While the peer installs it, it says so, for some
 //!   minutes at most.
-//! - It is from a time when the peer was a member, on its store. Neither end takes another one: a leader that has not yet applied the
-//!   membership that added the peer asks nobody, and tries again.
+//! - The membership in a snapshot names the peer as that of its store. Both ends refuse any other snapshot: a leader that has not yet
+//!   applied the membership that added the peer asks nobody, and tries again.
 //! - The state machine is read as the connection takes its chunks. Each end has a few chunks of a snapshot in memory.
 //! - It ends with the leadership, and with the group at either end.
 
@@ -21,8 +21,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::types::StoredMembership;
 
-/// Whether a snapshot as of this membership is for a peer on a store: that is the peer of this store. With another one the next start would
-/// not know which peer it has, or take another one for it, which has other promises.
+/// Whether a snapshot with this membership is for a peer on a store: the peer is the only member on that store. After any other snapshot
+/// the store's next start would not know which peer it has, or would mistake another one, with other promises, for it.
 pub(super) fn is_for(membership: &StoredMembership, peer_id: u64, store_id: u64) -> bool {
     let nodes = membership.nodes();
     let on_store = nodes.filter(|(_, node)| node.store_id == store_id);

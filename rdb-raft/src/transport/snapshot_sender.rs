@@ -58,7 +58,7 @@ type Begun = (
 #[derive(Debug)]
 pub(super) struct NotSent {
     pub(super) cause: String,
-    /// Whether the other store had accepted it. Then it was told of.
+    /// Whether the other store had accepted it. Then the log has a line about it.
     pub(super) had_begun: bool,
 }
 
@@ -142,7 +142,7 @@ impl SnapshotRoute<'_> {
         // The log is kept meanwhile, so not for long.
         let place = timeout(PATIENCE, self.sending.place()).await;
         let place = place.map_err(|_| "other snapshots are being sent")?;
-        // Where appends do not get, a snapshot does not either. That was told of.
+        // A store that appends do not reach is not reached by a snapshot either. The link has logged that.
         let connected = self.link.connection().await;
         connected.map_err(|cause| cause.to_string())?;
         Ok((place, self.begin(vote).await?))
