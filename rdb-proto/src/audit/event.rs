@@ -35,7 +35,7 @@ pub enum AuditRank {
 /// A request of a caller, and its outcome.
 #[derive(Debug, Clone)]
 pub struct AuditEvent {
-    /// Events of lower rank are dropped first.
+    /// How full the queue may be for the event to find room in it.
     pub rank: AuditRank,
     /// Who.
     pub caller: AuditCaller,

@@ -7,8 +7,8 @@
 //! Invariants:
 //! - It has no keys, values or tokens. A key is shown by its length and a hash that nobody can make without the file beside the log.
 //! - Noting an event never waits for the disk. There is room for `QUEUE_EVENTS_MAX` of them; further ones are dropped and
-//!   counted, and a line says so once there is room. Refusals take no room from writes, and neither of the two takes all the room
-//!   of administrative calls ([`AuditRank`]).
+//!   counted, and a line says so once there is room. Refusals never take all the room of writes, and neither of the two takes all
+//!   the room of administrative calls ([`AuditRank`]).
 //! - A line is whole, or the last one before a crash. Each parses as a JSON object, whatever characters names contain.
 //! - A disk that is full or away stops nothing: the last write is tried again, and `/health` says so.
 //!

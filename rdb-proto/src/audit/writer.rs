@@ -97,7 +97,7 @@ pub(super) struct Writer {
     told_dropped: u64,
     /// How many of them were refusals.
     told_refusals: u64,
-    /// The lines of the process's own log about events that were dropped, and how many it has told of.
+    /// The lines of the process's own log about dropped events, and how many events those lines have counted.
     dropped_line: RareLine,
     logged_dropped: u64,
     /// When the first line was written that is not synced.

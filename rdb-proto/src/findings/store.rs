@@ -244,7 +244,7 @@ fn of_serving_store(store: &StoreView<'_>, warning: Option<&str>) -> Option<Find
     Some(finding.of_store(id))
 }
 
-/// What to do about a store that may have died, or stands still.
+/// What to do about a store that may have died or stalled.
 fn start_again(store: &StoreView<'_>) -> String {
     let (address, if_gone) = (store.address, if_gone(store));
     // Where nothing listens, it has ended.

@@ -153,8 +153,9 @@ impl<B> Arriving<B> {
         }
     }
 
-    /// Something has arrived. While the connection is closing, the peer then gets its time again. The same holds when the alarm is late:
-    /// the alarm ends a request only while it is being read, so nobody has read, and the peer's window was closed for that long.
+    /// Something has arrived. The peer then gets its time again while the connection is closing, and also when the alarm is past due.
+    /// The alarm ends a request only when a read finds nothing. So when something arrives with the alarm past due, nobody had
+    /// read meanwhile, and the peer's window may have been closed.
     fn note_arrival(&mut self) {
         self.call.connection.traffic.touch();
         let is_closing = self.is_closing;

@@ -64,7 +64,7 @@ struct Charges {
 
 impl Call {
     /// The call that `request` belongs to. A request without one has lost it, or did not come over our transport: it gets a
-    /// call without a caller.
+    /// call whose caller is no user.
     pub fn of<T>(request: &Request<T>) -> Arc<Self> {
         if let Some(call) = request.extensions().get::<Arc<Self>>() {
             return Arc::clone(call);

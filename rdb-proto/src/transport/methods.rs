@@ -53,7 +53,7 @@ impl Method {
         path.split_once('/').unwrap_or((path, ""))
     }
 
-    /// Longest message of the request in bytes, where that is less than any service takes. Whoever has not shown who it is
+    /// Longest message of the request in bytes, if that is less than any service takes. A caller that has not shown who it is
     /// cannot make a server take a large one.
     pub(super) fn message_bytes_max(&self) -> Option<usize> {
         match self.access {

@@ -7,7 +7,7 @@
 //! A peer can send no more than a window for each round trip, and late connections have small windows. So no request has
 //! to send more than a window per look.
 //!
-//! A request that is late is looked at every [`LOOK_INTERVAL`]. The first interval is free.
+//! A request that keeps the server waiting is looked at every [`LOOK_INTERVAL`]. The first interval is free.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -175,9 +175,9 @@ impl ServeOptions {
 #[error("gRPC reflection cannot be set up")]
 pub struct ServeError(#[from] tonic_reflection::server::Error);
 
-/// Serves `services` on `listener` and gRPC reflection beside them until `drain` is cancelled. Then no connection is
-/// accepted any more, open ones are told to go away, and the calls in flight are waited for, `drain_timeout` at most. This begins
-/// once [`ServeOptions::handed_over`] is cancelled, where there is such a thing.
+/// Serves `services` on `listener` and gRPC reflection beside them until `drain` is cancelled and, if there is one,
+/// [`ServeOptions::handed_over`] is cancelled, too. Then no more connections are accepted, open ones are told to go away, and
+/// calls in flight are waited for, at most `drain_timeout` from the beginning of the drain.
 ///
 /// Streams that never end by themselves have to watch [`Call::closing`](super::Call::closing) and end.
 ///

@@ -1,4 +1,4 @@
-//! The server's end of a connection. It closes on peers that never speak HTTP/2, and does not cut off what was sent last.
+//! The server's end of a connection. It ends when the peer does not speak HTTP/2, and does not cut off what was sent last.
 //!
 //! Closing a socket with unread bytes sends a reset, and then the peer loses what it has not read yet: its last answers
 //! and the GOAWAY. A peer that reads always sends something (window updates), so the socket reads on until the peer has
@@ -27,7 +27,7 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Socket<Stream> {
     /// The preface, which is read again, and what comes after it.
     stream: Chain<Cursor<[u8; PREFACE_BYTES]>, Secured<Stream>>,
-    /// Ready when the peer is not waited for any more; present once our side is closed.
+    /// Ready when the peer is no longer waited for; present once our side is closed.
     linger_overdue: Option<Pin<Box<Sleep>>>,
 }
 

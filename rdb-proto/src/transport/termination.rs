@@ -1,5 +1,5 @@
-//! Being asked to end: SIGTERM, SIGINT, or SIGHUP, which a terminal sends when it closes. A process that uses SIGHUP for something
-//! else does not end on it.
+//! Being asked to end: SIGTERM, SIGINT, or SIGHUP, which a terminal sends when it closes. SIGHUP does not end a process that uses it
+//! for something else, or that was started with it ignored, as under `nohup`.
 
 use std::future::pending;
 use std::{fs, io};

@@ -1,7 +1,7 @@
 //! Calls that ended before their handler saw them, and how long calls have waited for room.
 //!
 //! Handlers count and time what they see. A call that finds no room in the bytes in flight, or is given up while it waits, reaches
-//! no handler, so the transport counts it.
+//! no handler, so the transport reports it to [`UnservedCalls`].
 
 use std::fmt::Debug;
 use std::net::SocketAddr;

@@ -28,7 +28,7 @@ pub struct Guard {
     /// is enough: it is only compared, and what belongs to another number is read under the lock.
     epoch: AtomicU64,
     /// The version of the rights that are held, or [`NO_VERSION`]. Written under the lock of the state, and read without it, so that
-    /// who shows it holds up no caller.
+    /// readers of this figure delay no caller.
     version: AtomicU64,
     state: RwLock<State>,
     /// When the rights were confirmed last, by the [`clock`]. Relaxed: it stands for itself.

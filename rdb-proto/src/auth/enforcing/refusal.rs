@@ -68,7 +68,7 @@ pub(super) fn no_rights() -> Fault {
     )
 }
 
-/// Nobody can be let in any more. Has no figures that change by themselves: a cause that stays the same is told once.
+/// The rights are too old to admit anybody. Its text has no figures that change by themselves: a cause that stays the same is logged once.
 pub(super) fn stale(stale_max: Duration) -> Fault {
     let cause = format!(
         "the rights are older than --auth-stale-max-s, {} s: this store gets no newer ones, and `rdbctl health` says why",

@@ -52,7 +52,7 @@ impl ByteBudget {
         self.shared.bytes_max
     }
 
-    /// How much was taken a moment ago. Never waits, and holds up nobody who takes or gives back.
+    /// How much was taken a moment ago. It never waits, and delays nobody that takes or gives back.
     pub fn bytes_noted(&self) -> usize {
         self.shared.bytes_noted.load(Ordering::Relaxed)
     }

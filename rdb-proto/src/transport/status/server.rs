@@ -95,7 +95,7 @@ impl StatusServer {
             ..
         } = self;
         drop(end);
-        // Nobody aborts it. A panic was told of by tokio.
+        // Nobody aborts it. The panic hook has reported a panic.
         let _ = serving.await;
     }
 }
