@@ -6,8 +6,8 @@
 //! state. Keys are independent of each other, so each is searched by itself. A search that takes too long is given up, which fails
 //! the run as a violation does.
 //!
-//! The search is our own and not that of `porcupine-rs`, for the reasons in `docs/replication.md`, 8.6. A test compares it with trying
-//! all orders.
+//! The search is our own and not that of `porcupine-rs`: `docs/replication.md`, "How histories are checked", says why. A test compares
+//! it with trying all orders.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
