@@ -23,7 +23,7 @@ rdb_proto::serve_flags!("RDB_PD", 64);
 
 /// FlareDB's placement driver: hands out timestamps and store ids, and knows which store serves which key range.
 ///
-/// SIGTERM, SIGINT and SIGHUP drain it: calls in flight are answered, exit 0. With TLS, SIGHUP has the certificates read again.
+/// SIGTERM, SIGINT and SIGHUP drain it: calls in flight are answered, exit 0. With TLS, SIGHUP only has the certificates read again.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rdb-pd", version, after_help = EXIT_CODES)]
 pub struct Config {

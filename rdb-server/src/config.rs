@@ -38,7 +38,7 @@ rdb_proto::serve_flags!("RDB_SERVER", PROCESS_BYTES_IN_FLIGHT_MAX >> 20);
 ///
 /// It registers with the placement driver at its first start and waits for it then; after that it serves whether the
 /// placement driver answers or not. SIGTERM, SIGINT and SIGHUP drain it: what is in flight is answered, data is flushed,
-/// exit 0. With TLS, SIGHUP has the certificates read again.
+/// exit 0. With TLS, SIGHUP only has the certificates read again.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rdb-server", version, after_help = EXIT_CODES)]
 pub struct Config {
