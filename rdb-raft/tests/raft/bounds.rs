@@ -20,6 +20,7 @@ use tonic_prost::ProstCodec;
 
 use crate::calling::{Calling, entries, hello, is_appended, item, refusal, served, served_with};
 use crate::device::TestDevice;
+use crate::snapshots::LONG;
 use crate::stores::Stores;
 use crate::voters::{GUARD, wait_until};
 
@@ -184,7 +185,7 @@ async fn a_session_of_a_group_that_has_ended_is_refused() {
 /// Clients may wait for what other stores send, and the other stores for what this one sends.
 #[tokio::test]
 async fn stores_that_are_full_of_what_clients_have_in_flight_take_what_other_stores_send() {
-    let stores = Stores::start().await;
+    let stores = Stores::start_with(LONG).await;
     let clients = &stores.ways.clients;
     let mut held = Vec::new();
     // As several connections do.

@@ -320,7 +320,7 @@ impl Stores {
         Self::start_with(TIMING).await
     }
 
-    async fn start_with(timing: Timing) -> Self {
+    pub(crate) async fn start_with(timing: Timing) -> Self {
         let ways = Ways::of_stores_with(timing).await;
         let devices = <[Arc<MemoryDevice>; 3]>::default();
         let stores = (1..).zip(&devices).map(|(id, device)| {
