@@ -107,7 +107,7 @@ stage() {
   install -D -m 644 -t "$1/docs/bench" docs/bench/*.svg
   for page in README.md CHANGELOG.md docs/*.md docs/bench/*.md; do
     # The archive lacks the sources. A link to them becomes its text.
-    sed -Ez 's#\[([^][]*)\]\((\.\./)*(rdb-[^)]*|CONTRIBUTING\.md)\)#\1#g' "$page" >"$1/$page"
+    sed -Ez 's#\[([^][]*)\]\((\.\./)*(rdb-[^)]*|scripts/[^)]*|CONTRIBUTING\.md)\)#\1#g' "$page" >"$1/$page"
   done
   install -D -m 644 -t "$1/docs/systemd" docs/systemd/*.service
   install -D -m 644 -t "$1/docs/monitoring" docs/monitoring/*
