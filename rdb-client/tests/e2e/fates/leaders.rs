@@ -260,12 +260,19 @@ async fn a_peer_that_refuses_keeps_no_call_from_the_leader(path: CallPath) {
     let (release, held) = watch::channel(false);
     let steps = [Step::Refuse(Some(not_ready)), Step::Hold(held)];
     group.node(1).store.script(1, steps);
-    let write = tokio::spawn(async move { client.raw_put("k", "2").await });
-    // It has denied the lowest key and the key itself in both keyspaces, and the search goes on.
-    group.node(2).store.wait_arrived(3).await;
-    group.node(3).store.wait_arrived(4).await;
-    release.send_replace(true);
-    assert_eq!(write.await.unwrap(), Ok(()));
+    let mut write = tokio::spawn(async move { client.raw_put("k", "2").await });
+    let search = async {
+        // It has denied the lowest key and the key itself in both keyspaces, and the search goes on.
+        group.node(2).store.wait_arrived(3).await;
+        group.node(3).store.wait_arrived(4).await;
+        release.send_replace(true);
+    };
+    // A write that is denied ends before the peers are asked that often.
+    let ended = tokio::select! {
+        ended = &mut write => ended,
+        () = search => write.await,
+    };
+    assert_eq!(ended.unwrap(), Ok(()));
     assert_eq!(group.applied("k"), [2, 0, 0]);
 }
 
