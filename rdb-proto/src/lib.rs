@@ -6,8 +6,8 @@
 //!
 //! - small pure helpers on the generated types: [`region`], [`error`], [`response`], [`point`], [`batch`];
 //! - the tables of commands: [`point_commands`], [`data_commands`];
-//! - what processes count ([`figures`]), which traces calls are parts of ([`trace`]), and what is wrong with a cluster in words
-//!   ([`findings`], [`shown`]);
+//! - what processes count ([`figures`], [`labelled`]), which traces calls are parts of ([`trace`]), and what is wrong with a cluster in
+//!   words ([`findings`], [`shown`]);
 //! - who may do what: [`auth`];
 //! - the transport that servers and clients share: [`transport`];
 //! - what both servers share beside it, with the feature `process`: the shell of a process and its status pages (in [`transport`]),

@@ -11,28 +11,6 @@
 //! - A call is counted once, before its caller has the result. One whose future is dropped is counted as given up.
 //! - No label takes a value from a key, a value or an address.
 
-/// An enum whose variants are labels.
-macro_rules! labelled {
-    ($(#[$doc:meta])* $name:ident { $($(#[$of_variant:meta])* $variant:ident = $label:expr,)* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(crate) enum $name {
-            $($(#[$of_variant])* $variant,)*
-        }
-
-        #[cfg(feature = "metrics")]
-        impl $name {
-            const ALL: &[Self] = &[$(Self::$variant),*];
-
-            fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $label,)*
-                }
-            }
-        }
-    };
-}
-
 #[cfg(feature = "metrics")]
 mod recorded;
 #[cfg(not(feature = "metrics"))]
@@ -48,7 +26,7 @@ pub(crate) use unrecorded::{BegunCall, Figures, OpenConnection};
 
 macro_rules! call_kinds {
     ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $answer:ident;)*) => {
-        labelled! {
+        rdb_proto::labelled! {
             /// What a call does. Calls on data have the names that stores give them. A scan counts each page.
             CallKind {
                 $($command = stringify!($method),)*

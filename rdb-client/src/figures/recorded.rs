@@ -23,7 +23,7 @@ const CONNECTION_ATTEMPTS: &str = "flaredb_client_connection_attempts_total";
 const MESSAGE_COMMANDS: &str = "flaredb_client_message_commands";
 const TSO_REQUEST_TIMESTAMPS: &str = "flaredb_client_tso_request_timestamps";
 
-labelled! {
+rdb_proto::labelled! {
     /// How a call ended: well, as an [`Error`] says, or not at all.
     Outcome {
         Done = "ok",

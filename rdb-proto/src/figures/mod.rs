@@ -10,6 +10,7 @@
 
 mod counter;
 mod histogram;
+mod labelled;
 
 pub use counter::Counter;
 pub use histogram::{Histogram, HistogramSnapshot};

@@ -27,30 +27,9 @@ use super::{Arrival, Details, Together, Traced};
 use crate::error::Rejection;
 use crate::region::{PendingOutcomes, WriteProgress};
 
-macro_rules! labelled {
-    ($(#[$doc:meta])* $name:ident { $($(#[$of_variant:meta])* $variant:ident = $label:expr,)* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(crate) enum $name {
-            $($(#[$of_variant])* $variant,)*
-        }
-
-        impl $name {
-            const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// Its label.
-            pub(crate) fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $label,)*
-                }
-            }
-        }
-    };
-}
-
 macro_rules! kinds {
     ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
-        labelled! {
+        rdb_proto::labelled! {
             /// What a command does.
             Kind {
                 $($command = stringify!($method),)*
@@ -88,7 +67,7 @@ macro_rules! kinds_of_requests {
 rdb_proto::data_commands!(kinds);
 rdb_proto::point_commands!(kinds_of_requests);
 
-labelled! {
+rdb_proto::labelled! {
     /// How a command was answered.
     Answered {
         /// It was done, or read.
