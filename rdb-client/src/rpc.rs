@@ -48,7 +48,7 @@ where
 }
 
 macro_rules! data_requests {
-    ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $kind:ident -> $answer:ident;)*) => {$(
+    ($($kind:ident($request:ident -> $answer:ident) { $access:ident $keyspace:ident, $client:ident::$method:ident })*) => {$(
         impl DataRequest for kvrpc::$request {
             type Answer = kvrpc::$answer;
 
@@ -68,7 +68,7 @@ macro_rules! data_requests {
 }
 
 macro_rules! point_requests {
-    ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $answer:ident;)*) => {$(
+    ($($command:ident($request:ident -> $answer:ident) $call:tt)*) => {$(
         impl PointRequest for kvrpc::$request {
             fn key(&self) -> &Bytes {
                 &self.key

@@ -10,13 +10,13 @@ macro_rules! data_commands {
     (@others $with:path; $($points:tt)*) => {
         $with! {
             $($points)*
-            RawBatchPutRequest, Write Raw => KvRawClient::raw_batch_put, RawBatchPut -> RawBatchPutResponse;
-            RawBatchDeleteRequest, Write Raw => KvRawClient::raw_batch_delete, RawBatchDelete -> RawBatchDeleteResponse;
-            RawBatchGetRequest, Read Raw => KvRawClient::raw_batch_get, RawBatchGet -> RawBatchGetResponse;
-            RawScanRequest, Read Raw => KvRawClient::raw_scan, RawScan -> RawScanResponse;
-            RawDeleteRangeRequest, Write Raw => KvRawClient::raw_delete_range, RawDeleteRange -> RawDeleteRangeResponse;
-            BatchGetRequest, Read Versioned => KvCasClient::batch_get, BatchGet -> BatchGetResponse;
-            ScanRequest, Read Versioned => KvCasClient::scan, Scan -> ScanResponse;
+            RawBatchPut(RawBatchPutRequest -> RawBatchPutResponse) { Write Raw, KvRawClient::raw_batch_put }
+            RawBatchDelete(RawBatchDeleteRequest -> RawBatchDeleteResponse) { Write Raw, KvRawClient::raw_batch_delete }
+            RawBatchGet(RawBatchGetRequest -> RawBatchGetResponse) { Read Raw, KvRawClient::raw_batch_get }
+            RawScan(RawScanRequest -> RawScanResponse) { Read Raw, KvRawClient::raw_scan }
+            RawDeleteRange(RawDeleteRangeRequest -> RawDeleteRangeResponse) { Write Raw, KvRawClient::raw_delete_range }
+            BatchGet(BatchGetRequest -> BatchGetResponse) { Read Versioned, KvCasClient::batch_get }
+            Scan(ScanRequest -> ScanResponse) { Read Versioned, KvCasClient::scan }
         }
     };
 }

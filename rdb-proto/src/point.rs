@@ -13,9 +13,9 @@ use crate::kvrpc::{
 use crate::metapb::Context;
 use crate::response::DataResponse;
 
-/// The table of point commands. Calls the macro `$with` with one row per command: the request, the right that its caller
-/// needs, the method that sends it as a unary call, its name among the commands of a stream, and the response. `$arguments`
-/// come before the rows.
+/// The table of point commands. Calls the macro `$with` with one row per command: its name among the commands of a stream, its
+/// request and its response, and in braces the right that its caller needs and the method that sends it as a unary call.
+/// `$arguments` come before the rows.
 ///
 /// The right is a [`Permission`](crate::auth::Permission), which also says whether the command reads or writes, in a
 /// [`Keyspace`](crate::auth::Keyspace). Stores and clients count the command under the name of the method.
@@ -24,12 +24,12 @@ macro_rules! point_commands {
     ($with:path $(, $($arguments:tt)*)?) => {
         $with! {
             $($($arguments)*)?
-            RawPutRequest, Write Raw => KvRawClient::raw_put, RawPut -> RawPutResponse;
-            RawGetRequest, Read Raw => KvRawClient::raw_get, RawGet -> RawGetResponse;
-            RawDeleteRequest, Write Raw => KvRawClient::raw_delete, RawDelete -> RawDeleteResponse;
-            CompareAndSwapRequest, Write Versioned => KvCasClient::compare_and_swap, CompareAndSwap -> CompareAndSwapResponse;
-            GetRequest, Read Versioned => KvCasClient::get, Get -> GetResponse;
-            CompareAndDeleteRequest, Write Versioned => KvCasClient::compare_and_delete, CompareAndDelete -> CompareAndDeleteResponse;
+            RawPut(RawPutRequest -> RawPutResponse) { Write Raw, KvRawClient::raw_put }
+            RawGet(RawGetRequest -> RawGetResponse) { Read Raw, KvRawClient::raw_get }
+            RawDelete(RawDeleteRequest -> RawDeleteResponse) { Write Raw, KvRawClient::raw_delete }
+            CompareAndSwap(CompareAndSwapRequest -> CompareAndSwapResponse) { Write Versioned, KvCasClient::compare_and_swap }
+            Get(GetRequest -> GetResponse) { Read Versioned, KvCasClient::get }
+            CompareAndDelete(CompareAndDeleteRequest -> CompareAndDeleteResponse) { Write Versioned, KvCasClient::compare_and_delete }
         }
     };
 }
@@ -42,7 +42,7 @@ macro_rules! point_methods {
         $crate::point_commands!($crate::point_methods, @rows $server |$service, $request| $serve;);
     };
     (@rows $server:ident |$service:ident, $request:ident| $serve:expr;
-     $($message:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {$(
+     $($command:ident($message:ident -> $response:ident) { $access:ident $keyspace:ident, $client:ident::$method:ident })*) => {$(
         $crate::point_methods! {
             @row $server $client
             fn $method<'service, 'call>(
@@ -66,7 +66,7 @@ macro_rules! point_methods {
 }
 
 macro_rules! conversions {
-    ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
+    ($($command:ident($request:ident -> $response:ident) $call:tt)*) => {
         impl Request {
             /// The key that the command is about.
             pub fn key(&self) -> &Bytes {
@@ -160,7 +160,7 @@ mod tests {
     use crate::kvrpc::*;
 
     macro_rules! rows {
-        ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
+        ($($command:ident($request:ident -> $response:ident) { $access:ident $keyspace:ident, $client:ident::$method:ident })*) => {
             const ROWS: &[(&str, &str, &str)] =
                 &[$((stringify!($method), stringify!($request), stringify!($response))),*];
 
@@ -359,7 +359,7 @@ mod tests {
         assert_eq!(failed.expect_err("a status").code(), Code::InvalidArgument);
 
         macro_rules! each_answers_its_own {
-            ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {$(
+            ($($command:ident($request:ident -> $response:ident) $call:tt)*) => {$(
                 let own = Response::$command($response::default());
                 assert!($response::try_from(own).is_ok());
                 let foreign = match stringify!($command) {

@@ -27,7 +27,7 @@ macro_rules! data_responses {
 }
 
 macro_rules! kv_responses {
-    ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
+    ($($command:ident($request:ident -> $response:ident) $call:tt)*) => {
         data_responses!(kvrpc: $($response),*);
     };
 }

@@ -25,7 +25,7 @@ pub(crate) use recorded::{BegunCall, Figures, OpenConnection};
 pub(crate) use unrecorded::{BegunCall, Figures, OpenConnection};
 
 macro_rules! call_kinds {
-    ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $answer:ident;)*) => {
+    ($($command:ident $messages:tt { $access:ident $keyspace:ident, $client:ident::$method:ident })*) => {
         rdb_proto::labelled! {
             /// What a call does. Calls on data have the names that stores give them. A scan counts each page.
             CallKind {

@@ -28,7 +28,7 @@ use crate::error::Rejection;
 use crate::region::{PendingOutcomes, WriteProgress};
 
 macro_rules! kinds {
-    ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
+    ($($command:ident $messages:tt { $access:ident $keyspace:ident, $client:ident::$method:ident })*) => {
         rdb_proto::labelled! {
             /// What a command does.
             Kind {
@@ -52,7 +52,7 @@ macro_rules! kinds {
 }
 
 macro_rules! kinds_of_requests {
-    ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
+    ($($command:ident $messages:tt $call:tt)*) => {
         impl Kind {
             /// That of a point command.
             pub(crate) fn of(request: &Request) -> Self {

@@ -297,7 +297,7 @@ mod tests {
     }
 
     macro_rules! requests {
-        ($($request:ident, $access:ident $keyspace:ident => $client:ident::$method:ident, $command:ident -> $response:ident;)*) => {
+        ($($command:ident($request:ident -> $response:ident) $call:tt)*) => {
             /// An empty request of each row of the table.
             fn requests() -> Vec<Request> {
                 vec![$(Request::$command(kvrpc::$request::default())),*]
