@@ -38,6 +38,8 @@ pub(crate) struct Trouble {
     pub(crate) cause: String,
     /// The position of the placement driver in `--pd`.
     pub(crate) asked: usize,
+    /// Whether that one has taken this store in. From then on it alone is asked.
+    pub(crate) has_taken_in: bool,
     pub(crate) kind: TroubleKind,
 }
 
@@ -54,12 +56,12 @@ pub(crate) enum TroubleKind {
 
 impl Trouble {
     /// Whether it is told in place of an earlier one. The placement driver of that one has the last word, but a refusal outlasts its silence:
-    /// somebody has to act. Another placement driver counts only if it says more.
+    /// somebody has to act. Another placement driver counts only if it has taken this store in, or says more.
     fn replaces(&self, earlier: &Self) -> bool {
         if self.asked == earlier.asked {
             self.kind > TroubleKind::NoAnswer || earlier.kind == TroubleKind::Answer
         } else {
-            self.kind > earlier.kind
+            self.has_taken_in || self.kind > earlier.kind
         }
     }
 }
@@ -200,6 +202,7 @@ mod tests {
         Trouble {
             cause: "pd:1: because".to_owned(),
             asked: 0,
+            has_taken_in: false,
             kind,
         }
     }
@@ -261,13 +264,32 @@ mod tests {
             (1, NoAnswer, "b: away", "b: a wrong token"),
             (1, Answer, "b: not yet", "b: not yet"),
         ] {
-            let cause = cause.to_owned();
-            copy.note_renewal(Some(Trouble { cause, asked, kind }));
+            copy.note_renewal(Some(Trouble {
+                cause: cause.to_owned(),
+                asked,
+                ..trouble(kind)
+            }));
             let refusal = copy.refusal().expect("it refuses");
             assert!(refusal.ends_with(told), "{told}: {refusal}");
         }
         copy.note_renewal(None);
         copy.note_renewal(Some(trouble(NoAnswer)));
+        let refusal = copy.refusal().expect("it refuses");
+        assert!(refusal.ends_with("pd:1: because"), "{refusal}");
+    }
+
+    #[test]
+    fn whoever_has_taken_the_store_in_is_told_of_whatever_another_one_has_said() {
+        let copy = RightsCopy::new(true, false, STALE_MAX);
+        copy.note_renewal(Some(Trouble {
+            cause: "pd:2: no token".to_owned(),
+            asked: 1,
+            ..trouble(Refusal)
+        }));
+        copy.note_renewal(Some(Trouble {
+            has_taken_in: true,
+            ..trouble(NoAnswer)
+        }));
         let refusal = copy.refusal().expect("it refuses");
         assert!(refusal.ends_with("pd:1: because"), "{refusal}");
     }

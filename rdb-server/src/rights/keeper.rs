@@ -100,37 +100,37 @@ impl RightsKeeper {
 
     /// Asks a placement driver once.
     async fn renew(&mut self) -> Result<(), Trouble> {
-        if self.taken_in_by.has_changed().unwrap_or(false) {
-            // What another one said does not count any more.
-            self.copy.note_renewal(None);
-        }
         let taken_in_by = *self.taken_in_by.borrow_and_update();
-        let asked = taken_in_by.unwrap_or(self.next);
+        let (asked, has_taken_in) = (taken_in_by.unwrap_or(self.next), taken_in_by.is_some());
         let known_version = self.known_version(asked);
         let answer = self.ask(asked, known_version).await;
-        let learned = self
-            .learn(answer, asked, known_version, taken_in_by.is_some())
-            .await;
-        if learned.is_err() {
+        let learned = self.learn(answer, asked, known_version, has_taken_in).await;
+        learned.map_err(|(kind, cause)| {
             self.copied_from = None;
             self.next = self.placement_drivers.after(asked);
-        }
-        learned
+            Trouble {
+                cause,
+                asked,
+                has_taken_in,
+                kind,
+            }
+        })
     }
 
     /// Takes the store from one row of the module's table to another, as the answer of a placement driver says, or leaves it in its row.
+    /// Returns what trouble there is, and its cause.
     async fn learn(
         &mut self,
         answer: Result<GetRightsResponse, Status>,
         asked: usize,
         known_version: u64,
         has_taken_in: bool,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), (TroubleKind, String)> {
         let status = match answer {
             Ok(response) if response.enforced => {
                 return self.take(asked, known_version, response).await;
             }
-            Ok(_) => return self.lift(asked, has_taken_in).await,
+            Ok(_) => return self.lift(has_taken_in).await,
             Err(status) => status,
         };
         let cause = status.message().to_owned();
@@ -138,11 +138,11 @@ impl RightsKeeper {
             self.close().await;
             TroubleKind::Refusal
         } else if status.code() == Code::Unimplemented {
-            return self.do_without(cause, asked, has_taken_in).await;
+            return self.do_without(cause, has_taken_in).await;
         } else {
             TroubleKind::NoAnswer
         };
-        Err(Trouble { cause, asked, kind })
+        Err((kind, cause))
     }
 
     /// The version that need not be sent again. 0: all are to be sent.
@@ -197,7 +197,7 @@ impl RightsKeeper {
         asked: usize,
         known_version: u64,
         response: GetRightsResponse,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), (TroubleKind, String)> {
         let rights = match response.rights {
             Some(message) => Rights::of(&message).map(Some).map_err(|error| {
                 format!("the placement driver enforces rights, and those that it has sent cannot be used: {error}")
@@ -209,8 +209,7 @@ impl RightsKeeper {
             Ok(rights) => rights,
             Err(cause) => {
                 self.close().await;
-                let kind = TroubleKind::Answer;
-                return Err(Trouble { cause, asked, kind });
+                return Err((TroubleKind::Answer, cause));
             }
         };
         self.mark_open_store().await;
@@ -232,18 +231,14 @@ impl RightsKeeper {
     }
 
     /// A placement driver says that rights are not enforced.
-    async fn lift(&mut self, asked: usize, has_taken_in: bool) -> Result<(), Trouble> {
+    async fn lift(&mut self, has_taken_in: bool) -> Result<(), (TroubleKind, String)> {
         if self.serves_everybody() {
             return Ok(());
         }
         if !has_taken_in {
-            return Err(Trouble {
-                cause: "a placement driver says that rights are not enforced, which this store believes once that one has taken its \
-                        registration"
-                    .to_owned(),
-                asked,
-                kind: TroubleKind::Answer,
-            });
+            let cause = "a placement driver says that rights are not enforced, which this store believes once that one has taken its \
+                         registration";
+            return Err((TroubleKind::Answer, cause.to_owned()));
         }
         if self.copy.guard().is_enforced() && self.mark.may_be_there() {
             tracing::warn!("rights are not enforced any more: everybody may do everything");
@@ -256,9 +251,8 @@ impl RightsKeeper {
     async fn do_without(
         &mut self,
         mut cause: String,
-        asked: usize,
         has_taken_in: bool,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), (TroubleKind, String)> {
         if self.serves_everybody() {
             return Ok(());
         }
@@ -272,8 +266,7 @@ impl RightsKeeper {
             self.open().await;
             return Ok(());
         }
-        let kind = TroubleKind::Answer;
-        Err(Trouble { cause, asked, kind })
+        Err((TroubleKind::Answer, cause))
     }
 
     /// Whether everybody is served, and will be after a restart.
