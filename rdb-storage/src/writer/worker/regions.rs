@@ -1,8 +1,9 @@
 //! Regions that are added and removed as a whole.
 
+use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
 
-use rocksdb::{IngestExternalFileOptions, LiveFile};
+use rocksdb::{IngestExternalFileOptions, LiveFile, properties};
 
 use super::Worker;
 use crate::apply::Batch;
@@ -17,6 +18,10 @@ const TOP_FILES_MAX: usize = 4;
 
 /// More than an install writes beside table files that are compacted or copied: a few records, and what deletes.
 const BESIDE_BYTES: u64 = 2 << 20;
+
+/// More than the two files across the borders of a region bring into a compaction, with what they overlap in the level below. RocksDB
+/// ends a file that it writes before both have 25 times the size of a file (`max_compaction_bytes`), which is 64 MiB.
+const BORDER_BYTES_MAX: u64 = 2 * (2 << 30);
 
 impl Worker {
     /// Replaces a region with a received snapshot, as the module [`crate::snapshot`] says. `marked` is called once its mark is
@@ -79,23 +84,26 @@ impl Worker {
         flushed.map_err(|error| Error::io("flushing what has become of a region", error))
     }
 
-    /// About the most bytes that the rest of an install takes, some of them only for a while. Files with only keys of the region do not
-    /// count: a compaction leaves nothing of them.
+    /// About the most bytes that the rest of an install takes, some of them only for a while.
     fn bytes_needed(
         &self,
         region: &RegionDescriptor,
         staged: &[(Keyspace, Staged)],
     ) -> Result<u64, Error> {
-        let files = self.engine.database.live_files();
-        let files = files.map_err(|error| Error::io("listing table files", error))?;
+        let database = &self.engine.database;
+        let unlisted = |error| Error::io("listing table files", error);
+        let files = database.live_files().map_err(unlisted)?;
         let mut bytes = BESIDE_BYTES;
         for (keyspace, staged) in staged {
             if is_to_compact(staged) {
+                let family = self.engine.family(keyspace.family());
+                let base_level = database.property_int_value_cf(&family, properties::BASE_LEVEL);
+                let base_level = base_level.map_err(unlisted)?;
+                let base_level = base_level.map_or(i32::MAX, |level| level as i32);
                 let of_family = files
                     .iter()
                     .filter(|file| file.column_family_name == keyspace.family().name());
-                let kept = of_family.filter(|file| reaches_across(file, region));
-                bytes += kept.map(|file| file.size as u64).sum::<u64>();
+                bytes += rewritten_bytes(of_family, region, base_level);
             }
             let copied = staged.copied_bytes();
             bytes += copied.map_err(|error| Error::io("looking at a snapshot", error))?;
@@ -154,12 +162,35 @@ impl Worker {
     }
 }
 
-/// Whether a file may have keys of the region, and others.
-fn reaches_across(file: &LiveFile, region: &RegionDescriptor) -> bool {
+/// Most bytes that the compaction of a region rewrites, with all that its files overlap in the next level:
+///
+/// - all of level 0, whose files have keys of all regions, and of the base level, which that is compacted into;
+/// - of each deeper level what two files overlap, those that the compaction has written across the borders of the region.
+///
+/// Files with only keys of the region do not count: the compaction leaves nothing of them.
+fn rewritten_bytes<'a>(
+    files: impl Iterator<Item = &'a LiveFile>,
+    region: &RegionDescriptor,
+    base_level: i32,
+) -> u64 {
+    let mut levels = BTreeMap::<i32, u64>::new();
+    for file in files.filter(|file| has_others(file, region)) {
+        *levels.entry(file.level).or_default() += file.size as u64;
+    }
+    let rewritten = levels.into_iter().map(|(level, bytes)| {
+        if level > base_level {
+            bytes.min(BORDER_BYTES_MAX)
+        } else {
+            bytes
+        }
+    });
+    rewritten.sum()
+}
+
+/// Whether a file may have keys of other regions.
+fn has_others(file: &LiveFile, region: &RegionDescriptor) -> bool {
     let (start_key, end_key) = (Some(&region.start_key[..]), Some(region.upper_bound()));
-    let (first, last) = (file.start_key.as_deref(), file.end_key.as_deref());
-    let overlaps = first < end_key && last >= start_key;
-    overlaps && (first < start_key || last >= end_key)
+    file.start_key.as_deref() < start_key || file.end_key.as_deref() >= end_key
 }
 
 fn is_to_compact(staged: &Staged) -> bool {
@@ -171,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_files_across_a_border_of_a_region_have_something_that_stays() {
+    fn all_that_a_compaction_may_rewrite_of_other_regions_counts() {
         let region = RegionDescriptor {
             id: 1,
             start_key: "d".into(),
@@ -180,24 +211,31 @@ mod tests {
             version: 1,
             peers: Vec::new(),
         };
-        let reaches_across = |first: &str, last: &str| {
-            let file = LiveFile {
+        let rewritten = |files: &[(i32, &str, &str, usize)]| {
+            let files = files.iter().map(|&(level, first, last, size)| LiveFile {
                 column_family_name: "default".to_owned(),
                 name: "/1.sst".to_owned(),
-                size: 1,
-                level: 0,
+                size,
+                level,
                 start_key: Some(first.into()),
                 end_key: Some(last.into()),
                 num_entries: 1,
                 num_deletions: 0,
-            };
-            reaches_across(&file, &region)
+            });
+            let files: Vec<_> = files.collect();
+            rewritten_bytes(files.iter(), &region, 4)
         };
-        for (first, last) in [("a", "d"), ("a", "z"), ("l", "m"), ("d", "x")] {
-            assert!(reaches_across(first, last), "{first} to {last}");
+        for (first, last) in [("a", "d"), ("a", "z"), ("l", "m"), ("a", "c"), ("m", "z")] {
+            assert_eq!(rewritten(&[(0, first, last, 7)]), 7, "{first} to {last}");
         }
-        for (first, last) in [("a", "c"), ("d", "l"), ("e", "f"), ("m", "z")] {
-            assert!(!reaches_across(first, last), "{first} to {last}");
+        for (first, last) in [("d", "l"), ("e", "f")] {
+            assert_eq!(rewritten(&[(0, first, last, 7)]), 0, "{first} to {last}");
         }
+        // What no key of the region is in is overlapped by files of the level above.
+        let overlapped = [(0, "a", "z", 1), (4, "a", "b", 10), (5, "a", "c", 100)];
+        assert_eq!(rewritten(&overlapped), 111);
+        let large = 8_usize << 30;
+        assert_eq!(rewritten(&[(4, "m", "z", large)]), large as u64);
+        assert_eq!(rewritten(&[(5, "m", "z", large)]), BORDER_BYTES_MAX);
     }
 }
