@@ -16,6 +16,7 @@
 //! The caller of these methods wakes and drops the wakers, outside the lock: either may run foreign code.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
@@ -67,10 +68,11 @@ pub(super) struct Seat {
 pub(super) struct Woken(Vec<Waker>);
 
 impl Woken {
-    /// Wakes them; what is left is the room they took, to be used again. A waker that panics keeps those behind it asleep.
+    /// Wakes them; what is left is the room they took, to be used again. A waker that panics does not keep the others asleep.
     pub(super) fn wake(mut self) -> Vec<Waker> {
         for waiter in self.0.drain(..) {
-            waiter.wake();
+            // The panic hook reports it.
+            let _ = catch_unwind(AssertUnwindSafe(|| waiter.wake()));
         }
         self.0
     }

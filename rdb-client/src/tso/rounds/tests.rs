@@ -164,6 +164,27 @@ fn a_failure_ends_everybodys_waiting() {
 }
 
 #[test]
+fn a_waker_that_panics_keeps_nobody_asleep() {
+    struct Broken;
+    impl Wake for Broken {
+        fn wake(self: Arc<Self>) {
+            panic!("the runtime of a caller is broken");
+        }
+    }
+    let mut rounds = Rounds::new(10);
+    let bell = Arc::new(Bell::default());
+    let wakers = [
+        Waker::from(Arc::clone(&bell)),
+        Waker::from(Arc::new(Broken)),
+        Waker::from(Arc::clone(&bell)),
+    ];
+    let _seats = wakers.map(|waker| rounds.join(1, waker).expect("there is room"));
+    assert_eq!(send(&mut rounds), Some(3));
+    answer(&mut rounds, 1, 3);
+    assert_eq!(bell.0.load(Ordering::Relaxed), 2);
+}
+
+#[test]
 fn wakers_are_taken_without_a_copy_and_kept_again_of_callers_that_register_again() {
     const ROUNDS: usize = 16;
     const CALLERS: usize = 64;
