@@ -15,7 +15,9 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use super::connection::Connection;
 use super::secured::Secured;
-use super::wrong_port::{PORT_SPEAKS_PLAIN_TEXT, answer_and_close, is_handshake, to_tls};
+use super::wrong_port::{
+    PORT_SPEAKS_PLAIN_TEXT, answer_and_close, is_handshake, is_http_1, to_http_1, to_tls,
+};
 
 /// Length of the HTTP/2 connection preface (RFC 9113, section 3.4), in bytes.
 const PREFACE_BYTES: usize = 24;
@@ -32,7 +34,7 @@ pub(super) struct Socket<Stream> {
 }
 
 impl<Stream: AsyncRead + AsyncWrite + Unpin> Socket<Stream> {
-    /// Waits for the preface of the peer. `None` when it does not come in time, or the peer speaks TLS where that is off.
+    /// Waits for the preface of the peer. `None` when it does not come in time, or the peer speaks HTTP/1.1, or TLS where that is off.
     pub(super) async fn greeted(
         mut stream: Secured<Stream>,
         connection: &Connection,
@@ -41,9 +43,14 @@ impl<Stream: AsyncRead + AsyncWrite + Unpin> Socket<Stream> {
         let mut preface = [0; PREFACE_BYTES];
         let greeted = timeout(preface_timeout, stream.read_exact(&mut preface)).await;
         greeted.ok()?.ok()?;
-        if stream.is_plain() && is_handshake(&preface) {
+        let refusal = if stream.is_plain() && is_handshake(&preface) {
             connection.note_not_greeted(PORT_SPEAKS_PLAIN_TEXT);
-            answer_and_close(&mut stream, &to_tls()).await;
+            Some(to_tls())
+        } else {
+            is_http_1(&preface).then(to_http_1)
+        };
+        if let Some(refusal) = refusal {
+            answer_and_close(&mut stream, &refusal).await;
             return None;
         }
         Some(Self {

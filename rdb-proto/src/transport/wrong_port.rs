@@ -1,4 +1,4 @@
-//! A peer that speaks TLS to a port that does not, or plain text to one that does: what each is told.
+//! A peer that speaks TLS to a port that does not, plain text to one that does, or HTTP/1.1 to any: what each is told.
 //!
 //! Each gets an answer that its side recognises:
 //!
@@ -6,7 +6,7 @@
 //! | --- | --- | --- | --- |
 //! | TLS | plain text | HTTP/1.1 400 | FlareDB's clients, and others: no record of TLS begins like that |
 //! | HTTP/2 | TLS | GOAWAY, `INADEQUATE_SECURITY`, with words | FlareDB's clients and every gRPC library |
-//! | HTTP/1.1 | TLS | HTTP/1.1 400 | browsers and curl |
+//! | HTTP/1.1 | TLS or plain text | HTTP/1.1 400 | browsers and curl |
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -23,6 +23,10 @@ pub const PORT_SPEAKS_TLS: &str = "this port speaks TLS";
 
 /// What a peer is told that speaks TLS to a port without.
 pub const PORT_SPEAKS_PLAIN_TEXT: &str = "this port speaks plain text, not TLS";
+
+/// What a peer is told that speaks HTTP/1.1, e.g. since it looks for the status page.
+const PORT_SPEAKS_GRPC: &str = "this port speaks gRPC over HTTP/2; the status page is at --status-addr, by default on the loopback address at a \
+    port 1000 above this one";
 
 /// The first byte of a handshake's record, and the first of its version (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: [u8; 2] = [22, 3];
@@ -70,14 +74,23 @@ pub(super) fn is_handshake(first_bytes: &[u8]) -> bool {
 }
 
 /// Whether what a peer has sent first is HTTP without TLS.
-#[cfg(feature = "tls")]
 pub(super) fn is_plain_text(first_bytes: &[u8]) -> bool {
     first_bytes.first().is_some_and(u8::is_ascii_uppercase)
+}
+
+/// Whether what a peer has sent first, without TLS or within it, is an older HTTP than HTTP/2.
+pub(super) fn is_http_1(first_bytes: &[u8]) -> bool {
+    is_plain_text(first_bytes) && !first_bytes.starts_with(b"PRI")
 }
 
 /// What a peer is answered that speaks TLS to a port without.
 pub(super) fn to_tls() -> Vec<u8> {
     bad_request(PORT_SPEAKS_PLAIN_TEXT)
+}
+
+/// What a peer is answered that speaks an older HTTP than HTTP/2.
+pub(super) fn to_http_1() -> Vec<u8> {
+    bad_request(PORT_SPEAKS_GRPC)
 }
 
 /// What a peer is answered whose plain text to a port with TLS begins so.
@@ -138,6 +151,8 @@ mod tests {
         assert!(!is_handshake(b"PRI * HTTP/2.0"));
         assert!(is_plain_text(b"PRI * HTTP/2.0") && is_plain_text(b"GET / HTTP/1.1"));
         assert!(!is_plain_text(&[22, 3, 1]) && !is_plain_text(&[]));
+        assert!(is_http_1(b"GET / HTTP/1.1") && is_http_1(b"POST / HTTP/1.0"));
+        assert!(!is_http_1(b"PRI * HTTP/2.0") && !is_http_1(&[22, 3, 1]));
     }
 
     #[test]
