@@ -194,6 +194,22 @@ async fn a_file_that_is_no_audit_log_is_refused_before_a_cluster_is_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_audit_log_can_be_in_a_directory_that_is_made_with_the_data_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = directory.path().join("made");
+    let (data_dir, audit_log) = (made.join("data"), made.join("audit.log"));
+    let elsewhere = directory.path().join("missing").join("audit.log");
+    let refused = start_with(&data_dir, |config| config.serve.audit_log = Some(elsewhere)).await;
+    assert!(matches!(refused, Err(PdError::Audit(_))));
+    assert!(!made.exists());
+
+    let set = |config: &mut Config| config.serve.audit_log = Some(audit_log.clone());
+    let pd = start_with(&data_dir, set).await.unwrap();
+    pd.stop().await;
+    assert!(audit_log.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_heartbeat_is_taken_only_from_the_store_that_registered() {
     let directory = tempfile::tempdir().unwrap();
     let mut pd = start(directory.path()).await;

@@ -99,14 +99,21 @@ impl AuditLog {
     /// # Errors
     ///
     /// The errors of [`open_beside`](Self::open_beside) that the path alone causes. Whether another process writes to the file
-    /// shows only when it is opened.
+    /// shows only when it is opened. A directory above the data directory may be missing: it is made with that.
     pub fn check_beside(data_dir: &Path, path: &Path) -> Result<(), AuditError> {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         if absolute(path).starts_with(absolute(data_dir)) {
             let path = path.to_owned();
             return Err(AuditError::InDataDirectory { path });
         }
-        LogFile::check(path)
+        match LogFile::check(path) {
+            Err(AuditError::NoDirectory { directory, .. })
+                if absolute(data_dir).starts_with(absolute(&directory)) =>
+            {
+                Ok(())
+            }
+            checked => checked,
+        }
     }
 
     /// A log, and what is to write it.
