@@ -5,6 +5,8 @@
 //!
 //! No key is shown: regions are listed in key order, with their ids.
 
+use std::net::IpAddr;
+
 use rdb_proto::findings::{
     Answer, Finding, RegionTrouble, StoreView, of_regions, of_space, of_store,
     placement_driver_advice,
@@ -40,6 +42,8 @@ pub(crate) struct OfProcess<'a> {
     pub(crate) position: TsoPosition,
     /// Bytes of its disk that are free, and all of them.
     pub(crate) space: (u64, u64),
+    /// Where the last call came from that is for stores and was refused lately, and why it was.
+    pub(crate) refused_store: Option<(IpAddr, String)>,
 }
 
 /// The members of the page's JSON that tell of the cluster.
@@ -104,6 +108,13 @@ pub(crate) fn of_process(process: &OfProcess<'_>) -> Vec<Finding> {
         to_do: "free space: on a full disk no timestamps are handed out after a while, and no store registers".to_owned(),
         ..finding
     }));
+    if let Some((address, cause)) = &process.refused_store {
+        findings.push(Finding::notice(
+            format!("calls as a store are refused, the last one from {address}: {cause}"),
+            "if a store of this cluster runs there: put the token of a user with the role store into the file that its --auth-token-file \
+             names, which is read again by itself, or give that role to the user of its certificate",
+        ));
+    }
     findings
 }
 

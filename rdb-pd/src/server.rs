@@ -234,10 +234,11 @@ fn services(
     authority: Authority,
     figures: Arc<Figures>,
 ) -> Services {
+    let guard = Arc::clone(authority.guard());
     let auth = AuthServer::new(AuthService::new(authority, Arc::clone(&figures)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let pd = PdServer::new(PdService::new(allocator, cluster, figures))
+    let pd = PdServer::new(PdService::new(allocator, cluster, guard, figures))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     Services::default().add_service(pd).add_service(auth)

@@ -22,6 +22,7 @@ const WELL: OfProcess<'_> = OfProcess {
     not_serving: None,
     position: POSITION,
     space: (500, 1000),
+    refused_store: None,
 };
 
 fn store(id: u64, state: StoreState) -> ShownStore {
@@ -169,6 +170,7 @@ fn what_is_wrong_with_the_process_itself_is_told_of() {
             ahead_of_clock_ms: -90_000,
         },
         space: (5, 1000),
+        refused_store: None,
     };
     let findings = member(&overview, &ailing, "findings");
     assert_eq!(
@@ -273,6 +275,7 @@ impl Source for Shown {
                 ahead_of_clock_ms: i64::MIN,
             },
             space: (5, 1000),
+            refused_store: None,
         };
         present(&self.0, &ailing, view.stores_from)
     }

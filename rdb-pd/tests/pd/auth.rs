@@ -338,6 +338,29 @@ async fn a_store_registers_sends_heartbeats_and_gets_the_rights() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_with_an_unknown_token_is_told_of_to_who_asks() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut pd, mut users) = start_enforced(directory.path()).await;
+    let root = users.enable("root").await.unwrap();
+    let store = users.add_with(&root, "store-1", Role::Store).await;
+    users.copy(&store, 0).await.unwrap();
+    for is_refused in [false, true] {
+        if is_refused {
+            users.remove(&root, "store-1").await.unwrap();
+            users.copy(&store, 0).await.unwrap_err();
+        }
+        let request = signed(&root, GetClusterInfoRequest::default());
+        let asked = pd.client.get_cluster_info(request).await.unwrap();
+        let mut findings = asked.into_inner().findings.into_iter();
+        let told = "the last one from 127.0.0.1: the token is no user's";
+        let found = findings.find(|finding| finding.what.ends_with(told));
+        let is_alarm = found.map(|finding| finding.is_alarm);
+        assert_eq!(is_alarm, is_refused.then_some(false));
+    }
+    stop(pd, users).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_revoked_is_refused_on_open_streams() {
     let directory = tempfile::tempdir().unwrap();
     let (mut pd, mut users) = start_enforced(directory.path()).await;

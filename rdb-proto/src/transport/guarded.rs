@@ -61,6 +61,12 @@ impl Guarded {
                 if refusal.code == Code::Unauthenticated {
                     connection.note_let_in(false);
                 }
+                if method.access == Access::Store
+                    && let Some(peer) = connection.peer
+                {
+                    let address = peer.ip().to_canonical();
+                    guard.refusals().note_store(address, &refusal);
+                }
                 note_denied(connection, &caller, method, &refusal);
                 Err(refusal)
             }

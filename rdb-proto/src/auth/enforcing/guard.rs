@@ -1,9 +1,10 @@
 //! The rights that hold now, in a server.
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicI64, AtomicU64};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use tonic::Code;
 
@@ -18,6 +19,9 @@ pub(super) const OFF: u64 = 0;
 
 /// Where no rights are held, this stands for their version. None have it.
 const NO_VERSION: u64 = 0;
+
+/// How long a refused call that is for stores is remembered.
+const STORE_REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
 /// What a server lets callers do now. There is one in each process, and every change of the rights is set on it.
 ///
@@ -72,12 +76,14 @@ pub(super) struct Held {
     pub(super) refusals: Arc<Refusals>,
 }
 
-/// Counts refusals since the start of the process.
+/// Counts refusals since the start of the process, and remembers the last one of a call that is for stores.
 #[derive(Debug, Default)]
 pub struct Refusals {
     unauthenticated: Counter,
     denied: Counter,
     unavailable: Counter,
+    /// When, whose, and why.
+    store: Mutex<Option<(Instant, IpAddr, String)>>,
 }
 
 impl Refusals {
@@ -99,6 +105,19 @@ impl Refusals {
     /// Counts a caller that its handler has refused, for methods whose handler alone checks callers.
     pub fn count_denied(&self) {
         self.denied.increment();
+    }
+
+    /// Where the last call came from that is for stores and was refused in the last minute, and why it was. Anybody can make one.
+    pub fn store(&self) -> Option<(IpAddr, String)> {
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, address, cause) = store.as_ref()?;
+        (at.elapsed() < STORE_REMEMBERED_FOR).then(|| (*address, cause.clone()))
+    }
+
+    /// Notes that a call was refused that is for stores.
+    pub(crate) fn note_store(&self, address: IpAddr, refusal: &Fault) {
+        let refused = (Instant::now(), address, refusal.cause.clone());
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = Some(refused);
     }
 
     /// Counts a refusal.
@@ -302,6 +321,19 @@ mod tests {
     /// Two minutes pass.
     fn age(guard: &Guard) {
         guard.renewed_ms.fetch_sub(2 * 60 * 1000, Relaxed);
+    }
+
+    #[test]
+    fn a_store_that_was_refused_is_forgotten_after_a_minute() {
+        let refusals = Refusals::default();
+        let address = IpAddr::from([10, 0, 0, 1]);
+        refusals.note_store(address, &refusal::unknown_token());
+        let cause = "the token is no user's".to_owned();
+        assert_eq!(refusals.store(), Some((address, cause)));
+        if let Some((at, ..)) = &mut *refusals.store.lock().expect("no panic") {
+            *at -= STORE_REMEMBERED_FOR;
+        }
+        assert_eq!(refusals.store(), None);
     }
 
     #[test]
