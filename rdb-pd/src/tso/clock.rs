@@ -321,6 +321,7 @@ mod tests {
         pass(&hands, 500);
         clock.correct();
         assert_eq!(clock.now_ms(), START_MS + 500);
+        assert_eq!(clock.ahead_of_wall_ms(), -365 * 24 * HOUR_MS.cast_signed());
         assert!(clock.correction.lock().unwrap().alarmed);
         hands
             .wall_ms
@@ -335,6 +336,7 @@ mod tests {
     fn a_clock_back_by_an_hour_is_waited_for_at_half_speed() {
         let (hands, clock) = at(START_MS);
         hands.wall_ms.fetch_sub(HOUR_MS, Ordering::Relaxed);
+        assert_eq!(clock.ahead_of_wall_ms(), HOUR_MS.cast_signed());
         let mut last_ms = clock.now_ms();
         for _ in 0..2 * 3_600 * 2 {
             pass(&hands, 500);

@@ -14,7 +14,7 @@ use super::{GUARD, Running, incarnation_at, start, start_with};
 
 const HANG_GUARD: Duration = Duration::from_secs(300);
 
-async fn metrics(pd: &Running) -> Metrics {
+pub(super) async fn metrics(pd: &Running) -> Metrics {
     let address = pd.pd.status_addr().expect("it has status pages");
     Metrics::of(&address.to_string()).await
 }
