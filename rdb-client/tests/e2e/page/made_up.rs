@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rdb_proto::findings::Finding;
 use rdb_proto::transport::status::{
@@ -20,6 +21,7 @@ const CELLS: u64 = 40;
 /// A process in the test itself that shows it.
 pub(super) struct MadeUp {
     url: String,
+    source: Arc<Shown>,
     _server: StatusServer,
 }
 
@@ -31,16 +33,18 @@ impl MadeUp {
             stores,
             regions,
             name,
+            writes_per_s: AtomicU64::new(2000),
         });
         let server = StatusServer::start(
             listener.expect("a free port"),
             "rdb-pd",
             env!("CARGO_PKG_VERSION"),
-            source,
+            source.clone(),
         );
         let server = server.expect("it listens");
         Self {
             url: format!("http://{}/", server.local_addr()),
+            source,
             _server: server,
         }
     }
@@ -48,12 +52,19 @@ impl MadeUp {
     pub(super) fn url(&self) -> &str {
         &self.url
     }
+
+    /// From now on each store writes so much.
+    pub(super) fn set_writes_per_s(&self, writes_per_s: u64) {
+        self.source.writes_per_s.store(writes_per_s, Relaxed);
+    }
 }
 
 struct Shown {
     stores: u64,
     regions: u64,
     name: &'static str,
+    /// What each store does. Relaxed: it is a figure by itself.
+    writes_per_s: AtomicU64,
 }
 
 impl Shown {
@@ -67,7 +78,7 @@ impl Shown {
             self.regions,
             id,
             6012.5,
-            2000.5,
+            self.writes_per_s.load(Relaxed),
             210,
             4100,
             120_034,

@@ -126,12 +126,7 @@ async fn a_write_is_on_the_page_of_its_store_within_three_updates() {
         .find("it shows a count", &format!("{WRITES} return shown"))
         .await;
     assert_eq!(count, "0");
-    let note = format!(
-        "window.seen = []; \
-         const note = () => {{ {WRITES} window.seen.push(shown) }}; \
-         new MutationObserver(note).observe(document.body, {{ attributeFilter: ['data-updates'] }})"
-    );
-    browser.run(&note).await;
+    note_updates(&browser, WRITES).await;
     for count in 1..=3 {
         client.raw_put("k", "v").await.expect("written");
         let began = Instant::now();
@@ -154,6 +149,16 @@ async fn a_write_is_on_the_page_of_its_store_within_three_updates() {
         (browser.run(shown).await == true).then_some(())
     })
     .await;
+}
+
+/// From now on `window.seen` has what each update of the page shows: what `show` makes `shown`.
+async fn note_updates(browser: &Browser, show: &str) {
+    let note = format!(
+        "window.seen = []; \
+         const note = () => {{ {show} window.seen.push(shown) }}; \
+         new MutationObserver(note).observe(document.body, {{ attributeFilter: ['data-updates'] }})"
+    );
+    browser.run(&note).await;
 }
 
 /// Has `shown` be the number of writes on the page of a store.
@@ -190,6 +195,36 @@ async fn writes_are_on_the_page_of_the_cluster_and_in_the_list_of_stores() {
         (load.writes > 0 && load.write_p99.is_some()).then_some(())
     })
     .await;
+}
+
+/// How soon it knows of a write by heartbeats is a matter of its own tests.
+#[tokio::test]
+async fn what_a_placement_driver_knows_is_on_its_page_within_two_updates() {
+    const RATE: &str =
+        "const shown = document.querySelector('#stores [data-label=\"Writes/s\"]')?.textContent;";
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let cluster = MadeUp::start(1, 1, "store.example.org:20160").await;
+    browser.open(cluster.url()).await;
+    browser
+        .find(
+            "it shows a rate",
+            &format!("{RATE} return shown === '2,000'"),
+        )
+        .await;
+    note_updates(&browser, RATE).await;
+    cluster.set_writes_per_s(12);
+    let before = browser.run("return window.seen.length").await;
+    let first = browser
+        .find(
+            "it shows the new one",
+            "return window.seen.indexOf('12') + 1",
+        )
+        .await;
+    let number = |value: Value| value.as_u64().expect("a number");
+    // One update may be under way.
+    assert!(number(first) <= number(before) + 2);
 }
 
 /// Three stores with a replica each, and the pages of the placement driver and of the first store.
