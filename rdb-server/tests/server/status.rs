@@ -602,13 +602,17 @@ async fn the_placement_driver_counts_timestamps_registrations_and_heartbeats() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_metric_has_help_and_a_name_by_the_conventions_and_is_documented() {
+    const KEY: &str = "a-key-that-nobody-else-has";
     let shown = Shown::start().await;
     let client = shown.cluster.client().await;
-    client.raw_put("k", "v").await.expect("put");
+    client.raw_put(KEY, "v").await.expect("put");
+    client.cas_put(KEY, 0, "v").await.expect("swapped");
+    client.get(KEY).await.expect("read");
     let mut names = BTreeSet::new();
     for address in [&shown.pd, &shown.store] {
         let metrics = Metrics::of(address).await;
         check_conventions(&metrics);
+        assert!(!metrics.text.contains(KEY), "a label is made of a key");
         names.extend(metrics.names().into_keys());
     }
     let documented = include_str!("../../../docs/monitoring.md");
