@@ -1,6 +1,5 @@
 //! Regions that are added and removed as a whole.
 
-use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
 
 use rocksdb::{IngestExternalFileOptions, LiveFile, properties};
@@ -162,10 +161,11 @@ impl Worker {
     }
 }
 
-/// Most bytes that the compaction of a region rewrites, with all that its files overlap in the next level:
+/// Most bytes that the compaction of a region rewrites at a time, with all that its files overlap in the next level:
 ///
 /// - all of level 0, whose files have keys of all regions, and of the base level, which that is compacted into;
-/// - of each deeper level what two files overlap, those that the compaction has written across the borders of the region.
+/// - of the deeper levels what two files overlap, those that the compaction has written across the borders of the region. It goes from
+///   level to level, and drops what it has rewritten.
 ///
 /// Files with only keys of the region do not count: the compaction leaves nothing of them.
 fn rewritten_bytes<'a>(
@@ -173,18 +173,16 @@ fn rewritten_bytes<'a>(
     region: &RegionDescriptor,
     base_level: i32,
 ) -> u64 {
-    let mut levels = BTreeMap::<i32, u64>::new();
+    let (mut top, mut deeper) = (0, 0);
     for file in files.filter(|file| has_others(file, region)) {
-        *levels.entry(file.level).or_default() += file.size as u64;
-    }
-    let rewritten = levels.into_iter().map(|(level, bytes)| {
-        if level > base_level {
-            bytes.min(BORDER_BYTES_MAX)
+        let bytes = file.size as u64;
+        if file.level > base_level {
+            deeper += bytes;
         } else {
-            bytes
+            top += bytes;
         }
-    });
-    rewritten.sum()
+    }
+    top + deeper.min(BORDER_BYTES_MAX)
 }
 
 /// Whether a file may have keys of other regions.
