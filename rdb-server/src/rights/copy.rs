@@ -56,9 +56,10 @@ pub(crate) enum TroubleKind {
 
 impl Trouble {
     /// Whether it is told in place of an earlier one. The placement driver of that one has the last word, but a refusal outlasts its silence:
-    /// somebody has to act. Another placement driver counts only if it has taken this store in, or says more.
+    /// somebody has to act. Another placement driver counts only if it has taken this store in, or says more, and what one says that has taken
+    /// it in counts more than what it has said before.
     fn replaces(&self, earlier: &Self) -> bool {
-        if self.asked == earlier.asked {
+        if (self.asked, self.has_taken_in) == (earlier.asked, earlier.has_taken_in) {
             self.kind > TroubleKind::NoAnswer || earlier.kind == TroubleKind::Answer
         } else {
             self.has_taken_in || self.kind > earlier.kind
@@ -279,19 +280,21 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_taken_the_store_in_is_told_of_whatever_another_one_has_said() {
-        let copy = RightsCopy::new(true, false, STALE_MAX);
-        copy.note_renewal(Some(Trouble {
-            cause: "pd:2: no token".to_owned(),
-            asked: 1,
-            ..trouble(Refusal)
-        }));
-        copy.note_renewal(Some(Trouble {
-            has_taken_in: true,
-            ..trouble(NoAnswer)
-        }));
-        let refusal = copy.refusal().expect("it refuses");
-        assert!(refusal.ends_with("pd:1: because"), "{refusal}");
+    fn whoever_has_taken_the_store_in_is_told_of_whatever_was_said_before() {
+        for asked in [0, 1] {
+            let copy = RightsCopy::new(true, false, STALE_MAX);
+            copy.note_renewal(Some(Trouble {
+                cause: "before".to_owned(),
+                asked,
+                ..trouble(Refusal)
+            }));
+            copy.note_renewal(Some(Trouble {
+                has_taken_in: true,
+                ..trouble(NoAnswer)
+            }));
+            let refusal = copy.refusal().expect("it refuses");
+            assert!(refusal.ends_with("pd:1: because"), "{asked}: {refusal}");
+        }
     }
 
     #[test]
