@@ -170,12 +170,12 @@ fn what_is_wrong_with_the_process_itself_is_told_of() {
             ahead_of_clock_ms: -90_000,
         },
         space: (5, 1000),
-        refused_store: None,
+        refused_store: Some(([10, 0, 0, 1].into(), "no token".to_owned())),
     };
     let findings = member(&overview, &ailing, "findings");
     assert_eq!(
         (&findings["alarms"], &findings["notices"]),
-        (&json!(3), &json!(2))
+        (&json!(3), &json!(3))
     );
     let told = findings.to_string();
     for part in [
@@ -183,6 +183,7 @@ fn what_is_wrong_with_the_process_itself_is_told_of() {
         "no timestamps are handed out",
         "90 s ahead of timestamps",
         "the disk of the placement driver has 5 B left",
+        "refused, the last one from 10.0.0.1: no token",
         "of the cluster",
     ] {
         assert!(told.contains(part), "{part}: {told}");
@@ -275,7 +276,7 @@ impl Source for Shown {
                 ahead_of_clock_ms: i64::MIN,
             },
             space: (5, 1000),
-            refused_store: None,
+            refused_store: Some(([10, 0, 0, 1].into(), "x".repeat(600))),
         };
         present(&self.0, &ailing, view.stores_from)
     }

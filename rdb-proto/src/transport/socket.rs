@@ -34,7 +34,7 @@ pub(super) struct Socket<Stream> {
 }
 
 impl<Stream: AsyncRead + AsyncWrite + Unpin> Socket<Stream> {
-    /// Waits for the preface of the peer. `None` when it does not come in time, or the peer speaks HTTP/1.1, or TLS where that is off.
+    /// Waits for the preface of the peer, or as many bytes of something else. `None` when it does not come in time, or the peer speaks HTTP/1.1, or TLS where that is off.
     pub(super) async fn greeted(
         mut stream: Secured<Stream>,
         connection: &Connection,

@@ -73,7 +73,7 @@ pub(super) fn is_handshake(first_bytes: &[u8]) -> bool {
     first_bytes.starts_with(&HANDSHAKE_RECORD)
 }
 
-/// Whether what a peer has sent first is HTTP without TLS.
+/// Whether what a peer has sent first is plain HTTP.
 pub(super) fn is_plain_text(first_bytes: &[u8]) -> bool {
     first_bytes.first().is_some_and(u8::is_ascii_uppercase)
 }
