@@ -78,7 +78,9 @@ fn a_multi_key_read_that_is_partly_cold_is_done_again_as_a_whole() {
     one_worker(1).block_on(async {
         read_raw(&reader, key(1)).await.unwrap();
         let before = disk_reads(&storage);
-        for _ in 0..2 {
+        // Each read gives up a snapshot behind the flush. RocksDB then compacts a flushed file once, at any time, and what comes of that is
+        // cold. So one more read may go to the disk.
+        for disk_reads_expected in [1..=1, 1..=2, 1..=2] {
             assert_eq!(
                 reader
                     .multi_get_raw(keys.to_vec(), usize::MAX)
@@ -86,7 +88,7 @@ fn a_multi_key_read_that_is_partly_cold_is_done_again_as_a_whole() {
                     .as_ref(),
                 Ok(&values)
             );
-            assert_eq!(disk_reads(&storage), before + 1);
+            assert!(disk_reads_expected.contains(&(disk_reads(&storage) - before)));
         }
         let found = reader
             .multi_get_versioned(keys.to_vec(), usize::MAX)
