@@ -17,7 +17,7 @@ run_binaries() {
   local places=$1 seconds=$2 output=$3 ended=$4 name directory binary
   while IFS=$'\t' read -r name directory binary; do
     ((${#running[@]} < places)) || end_of_one "$ended"
-    start_binary "$directory" "$binary" "$seconds" >"$output/$name" 2>&1
+    start_binary "$name" "$directory" "$binary" "$seconds" >"$output/$name" 2>&1
     running[$!]=$name
   done
   while ((${#running[@]})); do
@@ -46,8 +46,16 @@ stop_binaries() {
   ((${#running[@]} == 0)) || { kill "${!running[@]}" && wait "${!running[@]}"; } 2>/dev/null || true
 }
 
-# start_binary DIRECTORY BINARY SECONDS: where cargo would run it, and in the background, so that a signal is not kept
+# start_binary NAME DIRECTORY BINARY SECONDS: where cargo would run it, and in the background, so that a signal is not kept
 # waiting. `$!` is then a `timeout`, which passes signals on to the binary and to the processes that it has started.
+#
+# `faults` makes and removes links. It does so in a network of its own where that is allowed: a browser that runs beside it, in the tests of
+# pages, gives up what it loads whenever an address of its network comes or goes.
 start_binary() {
-  (cd "$1" && CARGO_MANIFEST_DIR=$1 exec timeout --kill-after=15 "$3" "$2") </dev/null &
+  local inside=()
+  if [[ $1 == faults ]] && unshare --net true 2>/dev/null; then
+    # shellcheck disable=SC2016  # expanded by that shell
+    inside=(unshare --net sh -c 'ip link set lo up && exec "$0"')
+  fi
+  (cd "$2" && CARGO_MANIFEST_DIR=$2 exec timeout --kill-after=15 "$4" "${inside[@]}" "$3") </dev/null &
 }

@@ -31,4 +31,3 @@ mod restarts;
 mod tls;
 mod tso;
 mod tso_stream;
-mod wire_cut;

@@ -28,8 +28,10 @@ for namespace in "$@"; do
   ip netns delete "$namespace"
 done
 # A namespace can live on for a while by the connections of processes that were killed.
-for link in /sys/class/net/"$bridge"*; do
-  ip link delete "${link##*/}"
+ip -brief link | while IFS=' @' read -r link _; do
+  case $link in
+    "$bridge"*) ip link delete "$link" ;;
+  esac
 done
 for mounted in "$directory"/*; do
   umount --lazy "$mounted"

@@ -40,6 +40,7 @@ mod shim;
 mod snapshots;
 mod stores;
 mod storm;
+mod wire_cut;
 
 #[test]
 #[ignore = "checks the history in the file RDB_FAULTS_HISTORY"]

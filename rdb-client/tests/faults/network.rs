@@ -48,7 +48,7 @@ impl Network {
 
     fn make_host(&self, host: usize) -> bool {
         let (namespace, bridge) = (&self.namespace(host), &self.bridge());
-        let link = &format!("{bridge}{host}");
+        let link = &self.link(host);
         let inside = |arguments: &[&str]| ip(&[&["-n", namespace], arguments].concat());
         (host == 0 || ip(&["netns", "add", namespace]))
             && ip(&[
@@ -83,6 +83,19 @@ impl Network {
 
     pub(crate) fn bridge(&self) -> String {
         format!("fdb{}h", self.port.number())
+    }
+
+    fn link(&self, host: usize) -> String {
+        format!("{}{host}", self.bridge())
+    }
+
+    /// Loses all that a host sends and receives, also to and from clients.
+    pub(crate) fn unplug(&self, host: usize) {
+        assert!(ip(&["link", "set", &self.link(host), "down"]));
+    }
+
+    pub(crate) fn plug(&self, host: usize) {
+        assert!(ip(&["link", "set", &self.link(host), "up"]));
     }
 
     /// One of the 14 addresses of the network, in the block that carriers share (RFC 6598).
