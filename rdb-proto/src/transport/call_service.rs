@@ -17,6 +17,7 @@ use tonic::{Status, TimeoutExpired};
 use super::arriving::{ArrivalTimeouts, Arriving};
 use super::budget::{Busy, Reservation};
 use super::call::Call;
+use super::call_task::AnsweredAtOnce;
 use super::connection::Connection;
 use super::deadline;
 use super::departing::Departing;
@@ -25,11 +26,12 @@ use super::guarded::{Caller, Guarded};
 use super::limits::{HEADER_FIELD_BYTES, REFUSED_BODY_BYTES_MAX, REFUSED_BODY_WAIT};
 use super::methods::{Method, Requests};
 use super::not_grpc;
-use super::refusal::refused;
+use super::refusal::{no_room, refused};
 use super::serve::ServeOptions;
 use super::services::Services;
 use super::stream_places::StreamPlace;
 use super::traffic::{DRAIN_STALLED_TICKS, Traffic};
+use super::uncharged::{UnchargedCalls, UnchargedPlace};
 use super::unserved::WaitingCall;
 use crate::trace::{self, TraceContext};
 
@@ -47,6 +49,16 @@ pub(super) struct CallService {
     timeouts: ArrivalTimeouts,
     figures: Arc<TransportFigures>,
     guarded: Guarded,
+    uncharged: Arc<UnchargedCalls>,
+    answered_at_once: AnsweredAtOnce,
+}
+
+/// A call that its caller may make, before it is charged.
+struct Permitted {
+    method: &'static Method,
+    caller: Caller,
+    place: StreamPlace,
+    counted: CountedCall,
 }
 
 impl CallService {
@@ -54,6 +66,7 @@ impl CallService {
         services: Arc<Services>,
         connection: Arc<Connection>,
         is_for_stores: bool,
+        answered_at_once: AnsweredAtOnce,
         options: &ServeOptions,
     ) -> Self {
         let tick_duration = Traffic::tick_duration(options.send_stall_timeout);
@@ -67,6 +80,8 @@ impl CallService {
             },
             figures: Arc::clone(&options.figures),
             guarded: Guarded::new(options),
+            uncharged: Arc::clone(&options.uncharged_calls),
+            answered_at_once,
         }
     }
 
@@ -74,13 +89,16 @@ impl CallService {
     /// made: what the future holds lives until the response.
     fn serve_admitted(
         &self,
-        method: &'static Method,
+        permitted: Permitted,
         request: Request<Incoming>,
-        caller: Caller,
         (base, waited): (Reservation, Duration),
-        place: StreamPlace,
-        mut counted: CountedCall,
     ) -> impl Future<Output = Response<Departing>> + Send + use<> {
+        let Permitted {
+            method,
+            caller,
+            place,
+            mut counted,
+        } = permitted;
         let connection = Arc::clone(&self.connection);
         let call = Call::new(
             connection,
@@ -115,33 +133,33 @@ impl CallService {
                 Ok(Ok(response)) => response,
                 Err(_) => Status::from_error(Box::new(TimeoutExpired(()))).into_http(),
             };
-            Departing::respond(response, call, counted)
+            Departing::respond(response, call, counted, None)
         }
     }
 
     /// Waits for the base of a call and serves it, or refuses it.
     async fn serve_later(
         self,
-        method: &'static Method,
+        permitted: Permitted,
         request: Request<Incoming>,
-        caller: Caller,
         base_bytes: usize,
-        place: StreamPlace,
-        counted: CountedCall,
+        place: UnchargedPlace,
     ) -> Response<Departing> {
+        let method = permitted.method;
         let budgets = self.connection.budgets(method.requests);
         let wait = method.requests.admission_wait();
         let trace = trace_of(method, &request);
         let waiting = WaitingCall::begin(&self.connection, method, trace);
-        match budgets.reserve(base_bytes, wait).await {
+        let reserved = budgets.reserve(base_bytes, wait).await;
+        drop(place);
+        match reserved {
             Ok(base) => {
                 let base = (base, waiting.admitted());
-                self.serve_admitted(method, request, caller, base, place, counted)
-                    .await
+                self.serve_admitted(permitted, request, base).await
             }
             Err(Busy) => {
                 waiting.refused();
-                self.refuse(method, refused(method), counted)
+                self.refuse_as_busy(method, permitted.counted)
             }
         }
     }
@@ -152,11 +170,23 @@ impl CallService {
         method: &'static Method,
         request: &Request<Incoming>,
         counted: CountedCall,
-    ) -> Response<Departing> {
+    ) -> Answering {
         let trace = trace_of(method, request);
         self.connection
             .note_unserved(method, trace, Duration::ZERO, true);
-        self.refuse(method, refused(method), counted)
+        self.answer_at_once(self.refuse_as_busy(method, counted))
+    }
+
+    /// A status needs no window of its peer.
+    fn refuse_as_busy(
+        &self,
+        method: &'static Method,
+        counted: CountedCall,
+    ) -> Response<Departing> {
+        match self.uncharged.refused() {
+            Some(place) => self.refuse(method, refused(method), counted, Some(place)),
+            None => self.refuse(method, no_room().into_http(), counted, None),
+        }
     }
 
     /// Refuses what is no call, or a call whose caller may not make it. What was sent is discarded first, where that is little.
@@ -168,14 +198,15 @@ impl CallService {
         counted: CountedCall,
     ) -> Answering {
         let (_, body) = request.into_parts();
-        if method.requests != Requests::Unary || body.is_end_stream() {
-            return Box::pin(ready(Ok(self.refuse(method, answer, counted))));
-        }
+        let discards = method.requests == Requests::Unary && !body.is_end_stream();
+        let Some(place) = discards.then(|| self.uncharged.refused()).flatten() else {
+            return self.answer_at_once(self.refuse(method, answer, counted, None));
+        };
         let service = self.clone();
         Box::pin(async move {
             // An answer goes out in any case.
             let _ = timeout(REFUSED_BODY_WAIT, discard(body, REFUSED_BODY_BYTES_MAX)).await;
-            Ok(service.refuse(method, answer, counted))
+            Ok(service.refuse(method, answer, counted, Some(place)))
         })
     }
 
@@ -184,10 +215,16 @@ impl CallService {
         method: &'static Method,
         answer: Response<Body>,
         counted: CountedCall,
+        place: Option<UnchargedPlace>,
     ) -> Response<Departing> {
         let connection = Arc::clone(&self.connection);
         let call = Call::new(connection, method, None, Caller::anyone(), None, None);
-        Departing::respond(answer, call, counted)
+        Departing::respond(answer, call, counted, place)
+    }
+
+    fn answer_at_once(&self, answer: Response<Departing>) -> Answering {
+        self.answered_at_once.note();
+        Box::pin(ready(Ok(answer)))
     }
 }
 
@@ -235,7 +272,7 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
         if self.is_for_stores && method.requests != Requests::StoreStream {
             // A client. It may find room the next time.
             self.connection.closing.cancel();
-            return Box::pin(ready(Ok(self.refuse_at_once(method, &request, counted))));
+            return self.refuse_at_once(method, &request, counted);
         }
         if let Some(answer) = not_grpc::refusal(&request) {
             return self.refuse_unserved(method, request, answer, counted);
@@ -251,28 +288,29 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
             Ok(place) => place,
             Err(full) => {
                 let answer = Status::from(full).into_http();
-                return Box::pin(ready(Ok(self.refuse(method, answer, counted))));
+                return self.answer_at_once(self.refuse(method, answer, counted, None));
             }
         };
         let head_bytes = head_bytes(&request);
         let base_bytes = method.requests.base_bytes() + head_bytes;
         let budgets = self.connection.budgets(method.requests);
-        match budgets.try_reserve(base_bytes) {
-            Some(base) => {
-                let base = (base, Duration::ZERO);
-                let served = self.serve_admitted(method, request, caller, base, place, counted);
-                Box::pin(served.map(Ok))
-            }
-            // What waits is not charged.
-            None if head_bytes > WAITING_HEAD_BYTES_MAX => {
-                Box::pin(ready(Ok(self.refuse_at_once(method, &request, counted))))
-            }
-            None => {
-                let later = self.clone();
-                let served = later.serve_later(method, request, caller, base_bytes, place, counted);
-                Box::pin(served.map(Ok))
-            }
+        let permitted = Permitted {
+            method,
+            caller,
+            place,
+            counted,
+        };
+        if let Some(base) = budgets.try_reserve(base_bytes) {
+            let served = self.serve_admitted(permitted, request, (base, Duration::ZERO));
+            return Box::pin(served.map(Ok));
         }
+        let may_wait = head_bytes <= WAITING_HEAD_BYTES_MAX;
+        let place = may_wait.then(|| self.uncharged.waiting(method.requests));
+        let Some(place) = place.flatten() else {
+            return self.refuse_at_once(method, &request, permitted.counted);
+        };
+        let later = self.clone();
+        Box::pin(later.serve_later(permitted, request, base_bytes, place).map(Ok))
     }
 }
 

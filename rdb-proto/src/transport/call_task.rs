@@ -4,15 +4,21 @@
 //! call is dropped: what the handler has made, what hyper has taken of it, and the request. HTTP/2 then drops what it has
 //! queued and resets the stream.
 //!
+//! A call that is answered without a wait needs no task: it is done where hyper hands it over. Otherwise many that come at once would all be
+//! in memory before the first of them is done.
+//!
 //! A call waits for its peer from the time its response has handed out a chunk until it is asked for the next. A response
 //! that was asked and has nothing yet waits for the handler, without a limit.
 
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures::FutureExt;
 use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 use tokio::time::sleep;
@@ -44,9 +50,25 @@ pub(super) fn note_handed_out() {
     let _ = PROGRESS.try_with(|progress| progress.waits_for_peer.set(true));
 }
 
+/// Notes that a connection's next call is answered already. hyper asks the service for each call and hands it to the executor at once, in
+/// the one task of the connection.
+#[derive(Debug, Clone, Default)]
+pub(super) struct AnsweredAtOnce(Arc<AtomicBool>);
+
+impl AnsweredAtOnce {
+    pub(super) fn note(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    fn take(&self) -> bool {
+        self.0.load(Relaxed) && self.0.swap(false, Relaxed)
+    }
+}
+
 /// Runs the calls of one connection.
 #[derive(Debug, Clone)]
 pub(super) struct CallExecutor {
+    pub(super) answered_at_once: AnsweredAtOnce,
     send_stall_timeout: Duration,
     /// Once cancelled, [`DRAIN_STALLED_TICKS`] bound the time without progress.
     drain: CancellationToken,
@@ -61,6 +83,7 @@ impl CallExecutor {
         ended: CancellationToken,
     ) -> Self {
         Self {
+            answered_at_once: AnsweredAtOnce::default(),
             send_stall_timeout,
             drain,
             ended,
@@ -86,7 +109,15 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for CallExecutor {
             executor: self.clone(),
             waiting: None,
         };
-        tokio::spawn(PROGRESS.scope(Progress::default(), task));
+        let task = PROGRESS.scope(Progress::default(), task);
+        if !self.answered_at_once.take() {
+            tokio::spawn(task);
+            return;
+        }
+        let mut task = Box::pin(task);
+        if (&mut task).now_or_never().is_none() {
+            tokio::spawn(task);
+        }
     }
 }
 
@@ -143,7 +174,7 @@ impl Progress {
 mod tests {
     use std::future::{Pending, pending, poll_fn};
 
-    use futures::FutureExt;
+    use tokio::sync::oneshot;
 
     use super::*;
 
@@ -189,6 +220,36 @@ mod tests {
         let mut task = stalled().await;
         assert!(!is_reset(&mut task, 1, false));
         assert!(!is_reset(&mut task, 1, true), "it waits anew");
+    }
+
+    fn executor() -> CallExecutor {
+        CallExecutor::new(LONG, CancellationToken::new(), CancellationToken::new())
+    }
+
+    #[test]
+    fn a_call_that_is_answered_at_once_needs_no_task() {
+        let executor = executor();
+        executor.answered_at_once.note();
+        let done = Arc::new(AtomicBool::new(false));
+        let is_done = Arc::clone(&done);
+        // Without a runtime there are no tasks.
+        executor.execute(async move { is_done.store(true, Relaxed) });
+        assert!(done.load(Relaxed));
+        assert!(!executor.answered_at_once.take(), "it is for one call");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_sent_at_once_is_sent_later() {
+        let executor = executor();
+        executor.answered_at_once.note();
+        let (told, hears) = oneshot::channel::<()>();
+        let (done, is_done) = oneshot::channel();
+        executor.execute(async move {
+            let heard = hears.await;
+            let _ = done.send(heard);
+        });
+        told.send(()).expect("it waits");
+        assert_eq!(is_done.await, Ok(Ok(())));
     }
 
     #[test]

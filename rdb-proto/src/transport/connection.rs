@@ -193,7 +193,13 @@ impl Connection {
         let patience = Patience::new(&options);
         let ended = CancellationToken::new();
         let executor = CallExecutor::new(options.send_stall_timeout, drain.clone(), ended.clone());
-        let service = CallService::new(services, Arc::clone(&self), place.is_for_stores, &options);
+        let service = CallService::new(
+            services,
+            Arc::clone(&self),
+            place.is_for_stores,
+            executor.answered_at_once.clone(),
+            &options,
+        );
         let stream_window_bytes = place.window_bytes / WINDOW_RATIO;
         self.stream_window_bytes
             .get_or_init(|| stream_window_bytes as usize);

@@ -91,6 +91,10 @@ pub const STORE_CONNECTIONS_MAX: usize = 64;
 /// How long a request that does not fit into the bytes in flight waits for room before it is refused as busy.
 pub const ADMISSION_WAIT: Duration = Duration::from_secs(1);
 
+/// Most calls of clients in a process that wait for their first bytes in flight, most of other stores that do, and most refused ones that
+/// are not answered yet. Nothing is charged for them. Each takes some 7 KiB.
+pub const UNCHARGED_CALLS_MAX: usize = 4096;
+
 /// How fast a request has to arrive while others wait for the bytes of the process that it holds beyond its connection's
 /// [`CONNECTION_BYTES_GUARANTEED`]. A slower one is refused as busy. Less is enough if the window is small.
 pub const ARRIVAL_BYTES_PER_SECOND_MIN: usize = 1 << 20;

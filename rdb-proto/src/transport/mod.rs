@@ -72,6 +72,7 @@ mod termination;
 #[cfg(feature = "tls")]
 pub mod tls;
 mod traffic;
+mod uncharged;
 mod unserved;
 mod wire;
 mod wrong_port;
@@ -91,5 +92,6 @@ pub use secured::Secured;
 pub use serve::{OutOfRange, ServeError, ServeOptions, serve};
 pub use services::{Services, grpc_response};
 pub use termination::Termination;
+pub use uncharged::UnchargedCalls;
 pub use unserved::{UnservedCall, UnservedCalls, Wait, Waited};
 pub use wrong_port::{PORT_SPEAKS_PLAIN_TEXT, PORT_SPEAKS_TLS, call_failure, wants_tls};

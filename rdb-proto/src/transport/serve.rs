@@ -21,6 +21,7 @@ use super::services::Services;
 #[cfg(feature = "tls")]
 use super::tls::ServerTls;
 use super::traffic::Patience;
+use super::uncharged::UnchargedCalls;
 use super::unserved::UnservedCalls;
 #[cfg(feature = "process")]
 use crate::audit::AuditLog;
@@ -49,6 +50,8 @@ pub struct ServeOptions {
     pub bytes_in_flight: ByteBudget,
     /// That for what other stores send, beside it.
     pub stores_bytes_in_flight: ByteBudget,
+    /// The places of calls that are not charged to either.
+    pub uncharged_calls: Arc<UnchargedCalls>,
     /// Most connections beyond `connections_max` that can only call `raftpb.RaftPeer`.
     pub store_connections_max: usize,
     /// Cancelled some time after the drain has begun, when others no longer need calls of this process to go on without it.
@@ -81,6 +84,7 @@ impl Default for ServeOptions {
             drain_timeout: DRAIN_TIMEOUT,
             bytes_in_flight: ByteBudget::new(PROCESS_BYTES_IN_FLIGHT_MAX),
             stores_bytes_in_flight: ByteBudget::new(stores_bytes(PROCESS_BYTES_IN_FLIGHT_MAX)),
+            uncharged_calls: Arc::default(),
             store_connections_max: 0,
             handed_over: None,
             figures: Arc::default(),

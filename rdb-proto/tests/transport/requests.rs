@@ -1,7 +1,8 @@
 //! Requests are charged from their first byte.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -15,7 +16,9 @@ use rdb_proto::transport::limits::{
     ADMISSION_WAIT, CALL_BYTES, CONNECTION_BYTES_GUARANTEED, REFLECTION_ANSWER_BYTES,
     REFLECTION_STREAMS_MAX,
 };
-use rdb_proto::transport::{ByteBudget, ServeOptions};
+use rdb_proto::transport::{
+    ByteBudget, ServeOptions, UnchargedCalls, UnservedCall, UnservedCalls,
+};
 use tonic::codegen::http::{HeaderName, HeaderValue, Request, StatusCode};
 use tonic::{Code, Status};
 
@@ -120,6 +123,79 @@ async fn a_message_that_waited_for_its_turn_is_served() {
         .expect("served")
         .into_inner();
     assert_eq!(response.region_error, None);
+}
+
+/// How long calls have waited that were not served.
+#[derive(Debug, Default)]
+struct Waits(Mutex<Vec<Duration>>);
+
+impl Waits {
+    fn noted(&self) -> Vec<Duration> {
+        self.0.lock().expect("no panic").clone()
+    }
+}
+
+impl UnservedCalls for Waits {
+    fn note(&self, call: UnservedCall) {
+        self.0.lock().expect("no panic").push(call.waited);
+    }
+}
+
+/// A server with so many places for calls that are not charged, on which only the guaranteed part of a connection is left, and a peer that has
+/// taken that of its own by calls without a message.
+async fn filled(uncharged_calls: usize, window_bytes: u32) -> (Arc<Waits>, TestServer, Peer, Vec<Stream>) {
+    let waits = Arc::new(Waits::default());
+    let server = TestServer::start(ServeOptions {
+        bytes_in_flight: ByteBudget::new(0),
+        uncharged_calls: Arc::new(UnchargedCalls::new(uncharged_calls)),
+        unserved: Some(waits.clone()),
+        call_timeout: 10 * HANG_GUARD,
+        send_stall_timeout: 10 * HANG_GUARD,
+        ..ServeOptions::default()
+    })
+    .await;
+    let mut peer = Peer::connect(&server, window_bytes).await;
+    let mut held = Vec::new();
+    for _ in 0..CONNECTION_BYTES_GUARANTEED / CALL_BYTES {
+        held.push(peer.call(RAW_BATCH_PUT, Bytes::new(), false).await);
+    }
+    until("one is refused", || !waits.noted().is_empty()).await;
+    (waits, server, peer, held)
+}
+
+#[tokio::test]
+async fn a_call_that_finds_neither_room_nor_a_place_to_wait_is_refused_at_once_and_needs_no_window() {
+    let (waits, _server, mut peer, _held) = filled(0, 0).await;
+    let more = peer.call(RAW_BATCH_PUT, Bytes::new(), false).await;
+    let answer = more.read().await.expect("an answer, not a reset");
+    assert_certainly_busy(&answer);
+    assert!(waits.noted().iter().all(Duration::is_zero));
+}
+
+#[tokio::test]
+async fn a_call_that_has_waited_leaves_its_place() {
+    let (waits, _server, mut peer, _held) = filled(1, WINDOW_BYTES).await;
+    let waited = || waits.noted().iter().filter(|wait| !wait.is_zero()).count();
+    until("the first was refused after a wait", || waited() == 1).await;
+    let more = peer.call(RAW_BATCH_PUT, Bytes::new(), false).await;
+    more.read().await.expect("an answer, not a reset");
+    assert_eq!(waited(), 2);
+}
+
+#[tokio::test]
+async fn refusals_that_are_not_taken_do_not_add_up() {
+    const CALLS: usize = 5;
+    let (waits, _server, mut peer, mut held) = filled(1, 0).await;
+    let mut more = Vec::new();
+    for _ in 0..CALLS {
+        more.push(peer.call(RAW_BATCH_PUT, Bytes::new(), false).await);
+    }
+    held.append(&mut more);
+    until("all are refused", || waits.noted().len() > CALLS).await;
+    // The first of them waits for its window. The answer of the last is a status.
+    let last = held.pop().expect("some");
+    let answer = last.read().await.expect("an answer, not a reset");
+    assert_certainly_busy(&answer);
 }
 
 /// A server on which a request may take for ever, and a peer that has taken the budget with a byte of each message.

@@ -108,7 +108,7 @@ pub(crate) const PEERS: &[Peer] = &[
     ),
     peer!(
         "half-calls",
-        "1,000 connections with 120 RawBatchPut each that send their headers and stop",
+        "1,000 connections with 120 RawBatchPut each that send their headers and stop, window 0",
         BUDGETED,
         half_sent::without_body
     ),
