@@ -343,9 +343,10 @@ async fn keep_health(
     let mut was_serving = false;
     loop {
         served.borrow_and_update();
-        // It looks at the groups by itself, so none of them may be borrowed here.
-        let leaderless = leaderless.note(&regions.led_by_anybody(), Instant::now());
+        // Once it is true, the regions of the registration are there.
         let registered = *registration.borrow_and_update();
+        // It looks at the groups by itself, so none of them may be borrowed here.
+        let leaderless = leaderless.note(&regions.led_by_anybody(), registered, Instant::now());
         let write_health = writes.borrow_and_update().clone();
         let write_cause = match &write_health {
             WriteHealth::Stopped { cause } => damage_of_all(cause, &regions),
