@@ -178,11 +178,7 @@ impl CallService {
     }
 
     /// A status needs no window of its peer.
-    fn refuse_as_busy(
-        &self,
-        method: &'static Method,
-        counted: CountedCall,
-    ) -> Response<Departing> {
+    fn refuse_as_busy(&self, method: &'static Method, counted: CountedCall) -> Response<Departing> {
         match self.uncharged.refused() {
             Some(place) => self.refuse(method, refused(method), counted, Some(place)),
             None => self.refuse(method, no_room().into_http(), counted, None),
@@ -310,7 +306,11 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
             return self.refuse_at_once(method, &request, permitted.counted);
         };
         let later = self.clone();
-        Box::pin(later.serve_later(permitted, request, base_bytes, place).map(Ok))
+        Box::pin(
+            later
+                .serve_later(permitted, request, base_bytes, place)
+                .map(Ok),
+        )
     }
 }
 

@@ -16,9 +16,7 @@ use rdb_proto::transport::limits::{
     ADMISSION_WAIT, CALL_BYTES, CONNECTION_BYTES_GUARANTEED, REFLECTION_ANSWER_BYTES,
     REFLECTION_STREAMS_MAX,
 };
-use rdb_proto::transport::{
-    ByteBudget, ServeOptions, UnchargedCalls, UnservedCall, UnservedCalls,
-};
+use rdb_proto::transport::{ByteBudget, ServeOptions, UnchargedCalls, UnservedCall, UnservedCalls};
 use tonic::codegen::http::{HeaderName, HeaderValue, Request, StatusCode};
 use tonic::{Code, Status};
 
@@ -143,7 +141,10 @@ impl UnservedCalls for Waits {
 
 /// A server with so many places for calls that are not charged, on which only the guaranteed part of a connection is left, and a peer that has
 /// taken that of its own by calls without a message.
-async fn filled(uncharged_calls: usize, window_bytes: u32) -> (Arc<Waits>, TestServer, Peer, Vec<Stream>) {
+async fn filled(
+    uncharged_calls: usize,
+    window_bytes: u32,
+) -> (Arc<Waits>, TestServer, Peer, Vec<Stream>) {
     let waits = Arc::new(Waits::default());
     let server = TestServer::start(ServeOptions {
         bytes_in_flight: ByteBudget::new(0),
@@ -164,7 +165,8 @@ async fn filled(uncharged_calls: usize, window_bytes: u32) -> (Arc<Waits>, TestS
 }
 
 #[tokio::test]
-async fn a_call_that_finds_neither_room_nor_a_place_to_wait_is_refused_at_once_and_needs_no_window() {
+async fn a_call_that_finds_neither_room_nor_a_place_to_wait_is_refused_at_once_and_needs_no_window()
+{
     let (waits, _server, mut peer, _held) = filled(0, 0).await;
     let more = peer.call(RAW_BATCH_PUT, Bytes::new(), false).await;
     let answer = more.read().await.expect("an answer, not a reset");

@@ -65,6 +65,7 @@ impl Cluster {
     }
 
     /// The same as [`prepare`](Self::prepare), on `host` in a network namespace.
+    #[allow(dead_code, reason = "not every suite has one")]
     pub(crate) fn prepare_in(namespace: &str, host: &str) -> Self {
         Self::prepare_with(|node| node.in_namespace(namespace, host))
     }

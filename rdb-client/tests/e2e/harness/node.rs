@@ -88,6 +88,7 @@ impl Node {
     }
 
     /// The same node, listening on `host` in a network namespace, from its next start on.
+    #[allow(dead_code, reason = "not every suite has one")]
     pub(crate) fn in_namespace(mut self, name: &str, host: &str) -> Self {
         self.namespace = Some(name.to_owned());
         self.host = host.to_owned();
