@@ -193,7 +193,7 @@ impl Source for PdSource {
             not_serving: health.as_deref(),
             position: self.allocator.position(),
             space: (data.available_bytes, data.capacity_bytes),
-            refused_store: self.authority.guard().refusals().store(),
+            refused_store: self.cluster.refused_store(),
         };
         let mut members = present(&self.cluster.overview(), &process, view.stores_from);
         // In a script a number has 53 bits.

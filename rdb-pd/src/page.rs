@@ -42,7 +42,7 @@ pub(crate) struct OfProcess<'a> {
     pub(crate) position: TsoPosition,
     /// Bytes of its disk that are free, and all of them.
     pub(crate) space: (u64, u64),
-    /// Where the last call came from that is for stores and was refused lately, and why it was.
+    /// Where the last call as a store came from that was refused lately, and why it was.
     pub(crate) refused_store: Option<(IpAddr, String)>,
 }
 

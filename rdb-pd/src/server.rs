@@ -192,6 +192,7 @@ async fn open(config: &Config) -> Result<Opened, PdError> {
         let (cluster, registrar) = Cluster::open(storage.clone(), is_restored, settings)?;
         let (authority, rights_keeper) =
             Authority::open(storage.clone(), is_restored, is_enforced)?;
+        authority.guard().tell(cluster.refused_call());
         if persisted_ms.is_none() {
             tracing::info!(
                 cluster_id = cluster.id(),
@@ -234,11 +235,10 @@ fn services(
     authority: Authority,
     figures: Arc<Figures>,
 ) -> Services {
-    let guard = Arc::clone(authority.guard());
     let auth = AuthServer::new(AuthService::new(authority, Arc::clone(&figures)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let pd = PdServer::new(PdService::new(allocator, cluster, guard, figures))
+    let pd = PdServer::new(PdService::new(allocator, cluster, figures))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     Services::default().add_service(pd).add_service(auth)

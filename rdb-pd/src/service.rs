@@ -7,7 +7,6 @@ mod tso_stream;
 
 use std::sync::Arc;
 
-use rdb_proto::auth::Guard;
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
 use rdb_proto::findings::{Finding, Severity};
@@ -44,7 +43,6 @@ pub(crate) type SystemAllocator = Allocator<SystemClock, StorageBound>;
 pub(crate) struct PdService {
     allocator: Arc<SystemAllocator>,
     cluster: Cluster,
-    guard: Arc<Guard>,
     figures: Arc<Figures>,
 }
 
@@ -52,13 +50,11 @@ impl PdService {
     pub(crate) fn new(
         allocator: Arc<SystemAllocator>,
         cluster: Cluster,
-        guard: Arc<Guard>,
         figures: Arc<Figures>,
     ) -> Self {
         Self {
             allocator,
             cluster,
-            guard,
             figures,
         }
     }
@@ -69,7 +65,7 @@ impl PdService {
             not_serving: None,
             position: self.allocator.position(),
             space: self.cluster.space(),
-            refused_store: self.guard.refusals().store(),
+            refused_store: self.cluster.refused_store(),
         };
         let findings = of_process(&process).into_iter();
         let findings = findings.chain(self.cluster.findings());

@@ -34,6 +34,7 @@ mod steps;
 mod stores;
 mod strangers;
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,7 @@ use self::membership::Led;
 use self::registrar::{Answer, QUESTIONS_MAX, Question};
 use self::state::{Change, State};
 use self::steps::Wish;
+use self::strangers::RefusedCall;
 use crate::error::PdError;
 
 pub use counts::ClusterCounts;
@@ -174,6 +176,7 @@ struct Shared {
     watched_at: Mutex<Option<Instant>>,
     /// What the page last showed, and when it was put together. Held while that is done.
     shown: Mutex<Option<(Instant, Arc<Overview>)>>,
+    refused_call: Arc<RefusedCall>,
 }
 
 impl Cluster {
@@ -210,6 +213,7 @@ impl Cluster {
             state: RwLock::new(state),
             watched_at: Mutex::default(),
             shown: Mutex::default(),
+            refused_call: Arc::default(),
         });
         let registrar = Registrar {
             shared: Arc::clone(&shared),
@@ -413,6 +417,16 @@ impl Cluster {
     /// What is wrong with the cluster, as far as nobody else knows it.
     pub(crate) fn findings(&self) -> Vec<Finding> {
         self.shared.read(|state| state.findings(Instant::now()))
+    }
+
+    /// Where the last call as a store came from that was refused lately, and why it was.
+    pub(crate) fn refused_store(&self) -> Option<(IpAddr, String)> {
+        self.shared.refused_call.told(Instant::now())
+    }
+
+    /// Has to be told of refused calls as a store.
+    pub(crate) fn refused_call(&self) -> Arc<RefusedCall> {
+        Arc::clone(&self.shared.refused_call)
     }
 
     /// Bytes of the disk of the data directory that are free, and all of them.

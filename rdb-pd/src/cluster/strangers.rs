@@ -1,14 +1,19 @@
-//! What this placement driver refuses or ignores because its data directory does not know it, for the log and the findings.
+//! What this placement driver refuses or ignores because its data directory does not know it or gives it no role, for the log
+//! and the findings.
 //!
 //! - Stores of other clusters, and stores of this one without a record. Either they were given the wrong placement driver, or it was
 //!   given the wrong directory.
 //! - Reports of leaders with ids that were never given out here: the directory is older than the cluster.
 //! - Other reports of leaders that are no peers of their regions: they are only logged.
+//! - Calls as a store of callers that are none. They are refused before they are read, so only their address is known.
 //!
 //! A store that has left has a record, so it is no stranger. All of this is kept only in memory.
 
+use std::net::IpAddr;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use rdb_proto::auth::RefusedStores;
 use rdb_proto::findings::{
     Finding, Stranger, no_stores, of_foreign_stores, of_missing_stores, of_older_directory,
     of_unknown_stores,
@@ -16,6 +21,7 @@ use rdb_proto::findings::{
 use rdb_proto::rare_line::RareLine;
 use rdb_proto::transport::status::brief_text;
 
+use super::locked;
 use super::refusal::Refusal;
 use super::reports::Report;
 use super::state::{KnownRegion, State};
@@ -24,9 +30,9 @@ use super::stores::{Start, is_recent};
 /// Most stores of this cluster that are remembered, and most of others: those that were refused last.
 const REMEMBERED_MAX: usize = 8;
 
-/// How long a store is reported after it was last refused. It is reported for longer while the cluster has no stores. A store of this
-/// cluster is also reported for longer while a region [may need it](State::may_need). When a store without replicas reports from its
-/// address, it is [forgotten](Strangers::forget_at) at once.
+/// How long a store, or a call as one, is reported after it was last refused. A store is reported for longer while the cluster has no
+/// stores. A store of this cluster is also reported for longer while a region [may need it](State::may_need). When a store without
+/// replicas reports from its address, it is [forgotten](Strangers::forget_at) at once.
 const TOLD_FOR: Duration = Duration::from_secs(60);
 
 /// How often the log tells of a store that is refused again and again, and of reports that name ids that were never given out here.
@@ -75,6 +81,11 @@ struct RefusedStore {
     refused_at: Instant,
     logged_at: Option<Instant>,
 }
+
+/// When and where the last call as a store was refused for who its caller is, and why. Anybody can make one, and none waits for the
+/// state of the cluster: this has its own lock.
+#[derive(Debug, Default)]
+pub(crate) struct RefusedCall(Mutex<Option<(Instant, IpAddr, String)>>);
 
 #[derive(Debug)]
 struct LaterReport {
@@ -157,6 +168,22 @@ impl RefusedStore {
             ..
         } = self.stranger;
         (cluster_id, store_id) == (start.cluster_id, start.store_id)
+    }
+}
+
+impl RefusedCall {
+    /// Where it came from, and why it was refused, as long as it is reported.
+    pub(super) fn told(&self, now: Instant) -> Option<(IpAddr, String)> {
+        let last = locked(&self.0);
+        let (at, address, cause) = last.as_ref()?;
+        let is_told = now.saturating_duration_since(*at) < TOLD_FOR;
+        is_told.then(|| (*address, cause.clone()))
+    }
+}
+
+impl RefusedStores for RefusedCall {
+    fn note(&self, address: IpAddr, cause: &str) {
+        *locked(&self.0) = Some((Instant::now(), address, cause.to_owned()));
     }
 }
 

@@ -65,7 +65,7 @@ impl Guarded {
                     && let Some(peer) = connection.peer
                 {
                     let address = peer.ip().to_canonical();
-                    guard.refusals().note_store(address, &refusal);
+                    guard.note_refused_store(address, &refusal);
                 }
                 note_denied(connection, &caller, method, &refusal);
                 Err(refusal)

@@ -238,6 +238,18 @@ fn reports_of_ids_that_were_never_given_out_are_logged_less_often_than_other_ign
     assert_eq!(strangers.later_line.take_turn(later), Some(1));
 }
 
+#[test]
+fn a_refused_call_as_a_store_is_told_of_for_a_while() {
+    let refused = RefusedCall::default();
+    let address = IpAddr::from([10, 0, 0, 1]);
+    let before = Instant::now();
+    assert_eq!(refused.told(before), None);
+    refused.note(address, "no token");
+    let told = Some((address, "no token".to_owned()));
+    assert_eq!(refused.told(before), told);
+    assert_eq!(refused.told(Instant::now() + TOLD_FOR), None);
+}
+
 /// A store that was removed on purpose has a record.
 #[test]
 fn a_store_that_has_left_is_no_stranger() {

@@ -1,10 +1,11 @@
 //! The rights that hold now, in a server.
 
+use std::fmt::Debug;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicI64, AtomicU64};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use tonic::Code;
 
@@ -19,9 +20,6 @@ pub(super) const OFF: u64 = 0;
 
 /// Where no rights are held, this stands for their version. None have it.
 const NO_VERSION: u64 = 0;
-
-/// How long a refused call that is for stores is remembered.
-const STORE_REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
 /// What a server lets callers do now. There is one in each process, and every change of the rights is set on it.
 ///
@@ -39,6 +37,14 @@ pub struct Guard {
     renewed_ms: AtomicI64,
     stale_max: Option<Duration>,
     refusals: Arc<Refusals>,
+    /// Set at most once, before the first call.
+    refused_stores: OnceLock<Arc<dyn RefusedStores>>,
+}
+
+/// Is told of refused calls that are for stores.
+pub trait RefusedStores: Debug + Send + Sync + 'static {
+    /// Notes where one came from, and why it was refused. It must not wait: anybody can make such a call.
+    fn note(&self, address: IpAddr, cause: &str);
 }
 
 /// The state of a [`Guard`].
@@ -76,14 +82,12 @@ pub(super) struct Held {
     pub(super) refusals: Arc<Refusals>,
 }
 
-/// Counts refusals since the start of the process, and remembers the last one of a call that is for stores.
+/// Counts refusals since the start of the process.
 #[derive(Debug, Default)]
 pub struct Refusals {
     unauthenticated: Counter,
     denied: Counter,
     unavailable: Counter,
-    /// When, whose, and why.
-    store: Mutex<Option<(Instant, IpAddr, String)>>,
 }
 
 impl Refusals {
@@ -105,19 +109,6 @@ impl Refusals {
     /// Counts a caller that its handler has refused, for methods whose handler alone checks callers.
     pub fn count_denied(&self) {
         self.denied.increment();
-    }
-
-    /// Where the last call came from that is for stores and was refused in the last minute, and why it was. Anybody can make one.
-    pub fn store(&self) -> Option<(IpAddr, String)> {
-        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, address, cause) = store.as_ref()?;
-        (at.elapsed() < STORE_REMEMBERED_FOR).then(|| (*address, cause.clone()))
-    }
-
-    /// Notes that a call was refused that is for stores.
-    pub(crate) fn note_store(&self, address: IpAddr, refusal: &Fault) {
-        let refused = (Instant::now(), address, refusal.cause.clone());
-        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = Some(refused);
     }
 
     /// Counts a refusal.
@@ -145,6 +136,7 @@ impl Guard {
             renewed_ms: AtomicI64::new(clock::now_ms()),
             stale_max: None,
             refusals: Arc::default(),
+            refused_stores: OnceLock::new(),
         }
     }
 
@@ -169,6 +161,11 @@ impl Guard {
             stale_max: Some(stale_max),
             ..self
         }
+    }
+
+    /// From now on `refused_stores` is told of refused calls that are for stores. Nobody can take its place.
+    pub fn tell(&self, refused_stores: Arc<dyn RefusedStores>) {
+        self.refused_stores.get_or_init(|| refused_stores);
     }
 
     /// From now on these rights hold, which are confirmed now. `None`: rights are not enforced.
@@ -227,6 +224,13 @@ impl Guard {
     /// What was refused so far.
     pub fn refusals(&self) -> &Refusals {
         &self.refusals
+    }
+
+    /// Tells that a call was refused that is for stores.
+    pub(crate) fn note_refused_store(&self, address: IpAddr, refusal: &Fault) {
+        if let Some(refused_stores) = self.refused_stores.get() {
+            refused_stores.note(address, &refusal.cause);
+        }
     }
 
     /// The number of the present state.
@@ -321,19 +325,6 @@ mod tests {
     /// Two minutes pass.
     fn age(guard: &Guard) {
         guard.renewed_ms.fetch_sub(2 * 60 * 1000, Relaxed);
-    }
-
-    #[test]
-    fn a_store_that_was_refused_is_forgotten_after_a_minute() {
-        let refusals = Refusals::default();
-        let address = IpAddr::from([10, 0, 0, 1]);
-        refusals.note_store(address, &refusal::unknown_token());
-        let cause = "the token is no user's".to_owned();
-        assert_eq!(refusals.store(), Some((address, cause)));
-        if let Some((at, ..)) = &mut *refusals.store.lock().expect("no panic") {
-            *at -= STORE_REMEMBERED_FOR;
-        }
-        assert_eq!(refusals.store(), None);
     }
 
     #[test]

@@ -19,6 +19,6 @@ pub use bad_rights::{BadRights, BadUser};
 pub use caller::Caller;
 pub(crate) use credentials::Credentials;
 pub use grant::{BadGrant, check_grant};
-pub use guard::{Guard, GuardState, Refusals};
+pub use guard::{Guard, GuardState, Refusals, RefusedStores};
 pub use pass::Pass;
 pub use rights::{Rights, is_user_name};
