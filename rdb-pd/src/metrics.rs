@@ -188,13 +188,7 @@ impl Source for PdSource {
 
     fn present(&self, view: View) -> Vec<(&'static str, Value)> {
         let health = self.health.present().err();
-        let data = self.storage.figures().data;
-        let process = OfProcess {
-            not_serving: health.as_deref(),
-            position: self.allocator.position(),
-            space: (data.available_bytes, data.capacity_bytes),
-            refused_store: self.cluster.refused_store(),
-        };
+        let process = OfProcess::new(health.as_deref(), &self.cluster, &self.allocator);
         let mut members = present(&self.cluster.overview(), &process, view.stores_from);
         // In a script a number has 53 bits.
         members.push(("cluster_id", json!(self.cluster.id().to_string())));

@@ -16,7 +16,8 @@ use rdb_proto::shown::time;
 use rdb_proto::transport::status::{STORE_COLUMNS, brief_findings, brief_list, brief_text};
 use serde_json::{Value, json};
 
-use crate::cluster::{Overview, ShownRegion, ShownStore, per_s};
+use crate::cluster::{Cluster, Overview, ShownRegion, ShownStore, per_s};
+use crate::service::SystemAllocator;
 use crate::tso::TsoPosition;
 
 /// Most stores of one update, and most bytes of them.
@@ -44,6 +45,22 @@ pub(crate) struct OfProcess<'a> {
     pub(crate) space: (u64, u64),
     /// Where the last call as a store came from that was refused lately, and why it was.
     pub(crate) refused_store: Option<(IpAddr, String)>,
+}
+
+impl<'a> OfProcess<'a> {
+    /// What is to be told now.
+    pub(crate) fn new(
+        not_serving: Option<&'a str>,
+        cluster: &Cluster,
+        allocator: &SystemAllocator,
+    ) -> Self {
+        Self {
+            not_serving,
+            position: allocator.position(),
+            space: cluster.space(),
+            refused_store: cluster.refused_store(),
+        }
+    }
 }
 
 /// The members of the page's JSON that tell of the cluster.

@@ -61,12 +61,7 @@ impl PdService {
 
     /// What is wrong, as far as no other process knows it.
     fn findings(&self) -> Vec<pdpb::Finding> {
-        let process = OfProcess {
-            not_serving: None,
-            position: self.allocator.position(),
-            space: self.cluster.space(),
-            refused_store: self.cluster.refused_store(),
-        };
+        let process = OfProcess::new(None, &self.cluster, &self.allocator);
         let findings = of_process(&process).into_iter();
         let findings = findings.chain(self.cluster.findings());
         let to_wire = |finding: Finding| pdpb::Finding {
