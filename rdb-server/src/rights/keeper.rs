@@ -55,6 +55,10 @@ pub(crate) struct RightsKeeper {
     is_stale: bool,
 }
 
+/// Why a try has failed: what the placement driver has said, and that in words.
+#[derive(Debug)]
+struct NotRenewed(TroubleKind, String);
+
 impl RightsKeeper {
     pub(crate) fn new(
         placement_drivers: PlacementDrivers,
@@ -105,7 +109,7 @@ impl RightsKeeper {
         let known_version = self.known_version(asked);
         let answer = self.ask(asked, known_version).await;
         let learned = self.learn(answer, asked, known_version, has_taken_in).await;
-        learned.map_err(|(kind, cause)| {
+        learned.map_err(|NotRenewed(kind, cause)| {
             self.copied_from = None;
             self.next = self.placement_drivers.after(asked);
             Trouble {
@@ -118,14 +122,13 @@ impl RightsKeeper {
     }
 
     /// Takes the store from one row of the module's table to another, as the answer of a placement driver says, or leaves it in its row.
-    /// Returns what trouble there is, and its cause.
     async fn learn(
         &mut self,
         answer: Result<GetRightsResponse, Status>,
         asked: usize,
         known_version: u64,
         has_taken_in: bool,
-    ) -> Result<(), (TroubleKind, String)> {
+    ) -> Result<(), NotRenewed> {
         let status = match answer {
             Ok(response) if response.enforced => {
                 return self.take(asked, known_version, response).await;
@@ -142,7 +145,7 @@ impl RightsKeeper {
         } else {
             TroubleKind::NoAnswer
         };
-        Err((kind, cause))
+        Err(NotRenewed(kind, cause))
     }
 
     /// The version that need not be sent again. 0: all are to be sent.
@@ -197,7 +200,7 @@ impl RightsKeeper {
         asked: usize,
         known_version: u64,
         response: GetRightsResponse,
-    ) -> Result<(), (TroubleKind, String)> {
+    ) -> Result<(), NotRenewed> {
         let rights = match response.rights {
             Some(message) => Rights::of(&message).map(Some).map_err(|error| {
                 format!("the placement driver enforces rights, and those that it has sent cannot be used: {error}")
@@ -209,7 +212,7 @@ impl RightsKeeper {
             Ok(rights) => rights,
             Err(cause) => {
                 self.close().await;
-                return Err((TroubleKind::Answer, cause));
+                return Err(NotRenewed(TroubleKind::Answer, cause));
             }
         };
         self.mark_open_store().await;
@@ -231,14 +234,14 @@ impl RightsKeeper {
     }
 
     /// A placement driver says that rights are not enforced.
-    async fn lift(&mut self, has_taken_in: bool) -> Result<(), (TroubleKind, String)> {
+    async fn lift(&mut self, has_taken_in: bool) -> Result<(), NotRenewed> {
         if self.serves_everybody() {
             return Ok(());
         }
         if !has_taken_in {
             let cause = "a placement driver says that rights are not enforced, which this store believes once that one has taken its \
                          registration";
-            return Err((TroubleKind::Answer, cause.to_owned()));
+            return Err(NotRenewed(TroubleKind::Answer, cause.to_owned()));
         }
         if self.copy.guard().is_enforced() && self.mark.may_be_there() {
             tracing::warn!("rights are not enforced any more: everybody may do everything");
@@ -252,7 +255,7 @@ impl RightsKeeper {
         &mut self,
         mut cause: String,
         has_taken_in: bool,
-    ) -> Result<(), (TroubleKind, String)> {
+    ) -> Result<(), NotRenewed> {
         if self.serves_everybody() {
             return Ok(());
         }
@@ -266,7 +269,7 @@ impl RightsKeeper {
             self.open().await;
             return Ok(());
         }
-        Err((TroubleKind::Answer, cause))
+        Err(NotRenewed(TroubleKind::Answer, cause))
     }
 
     /// Whether everybody is served, and will be after a restart.
