@@ -61,13 +61,19 @@ impl Server {
     /// [`ServerError`] when a setting is wrong, the directory cannot be opened, or the address cannot be listened on.
     pub async fn start(config: Config) -> Result<Self, ServerError> {
         config.validate()?;
+        // Before a directory is made.
+        config.serve.check_audit_log(&config.data_dir)?;
         let drain = CancellationToken::new();
-        let telemetry = telemetry(&config)?;
-        let router = Router::new(drain.clone()).noting_in(figures(&config, &telemetry));
         let server_tls = config.serve.tls().map_err(ConfigError::from)?.map(Arc::new);
         let client_tls = config.client_tls().map_err(ConfigError::from)?;
-        let opened = Opened::of(&config, &router, client_tls.as_ref()).await?;
-        let (store, placement_drivers) = (opened.store, opened.placement_drivers);
+        let Opened {
+            telemetry,
+            router,
+            store,
+            placement_drivers,
+            mark,
+            has_regions,
+        } = Opened::of(&config, drain.clone(), client_tls.as_ref()).await?;
         let handed_over = CancellationToken::new();
         let serve_options = ServeOptions {
             tls: server_tls.clone(),
@@ -79,7 +85,7 @@ impl Server {
         let own_address = || ports.local_addr.to_string();
         let advertised = config.advertise_addr.clone().unwrap_or_else(own_address);
 
-        let (registered, registration) = watch::channel(opened.has_regions);
+        let (registered, registration) = watch::channel(has_regions);
         let placement = Placement::new(
             placement_drivers.clone(),
             advertised.clone(),
@@ -90,7 +96,7 @@ impl Server {
             registered,
         )?;
         let rights = Arc::clone(&store.rights);
-        let rights_keeper = RightsKeeper::new(placement_drivers.clone(), rights, opened.mark);
+        let rights_keeper = RightsKeeper::new(placement_drivers.clone(), rights, mark);
         let (health, health_service) = health(SERVICES, drain.clone());
         let tls_keeper = server_tls.map(|tls| TlsKeeper::new(tls, client_tls, health.clone()));
         let source = Arc::new(StoreSource {
@@ -214,6 +220,9 @@ struct Store {
 
 /// The store as its data directory has it.
 struct Opened {
+    telemetry: Telemetry,
+    /// Leads to what is in the directory.
+    router: Router,
     store: Store,
     placement_drivers: PlacementDrivers,
     mark: Mark,
@@ -222,10 +231,10 @@ struct Opened {
 }
 
 impl Opened {
-    /// Opens the directory. What is in it is served through `router` from now on.
+    /// Opens the directory, and then the audit log, which may be in a directory that is made with it.
     async fn of(
         config: &Config,
-        router: &Router,
+        drain: CancellationToken,
         client_tls: Option<&ClientTls>,
     ) -> Result<Self, ServerError> {
         let dialing = Dialing {
@@ -242,6 +251,8 @@ impl Opened {
         };
         raise_open_files_limit(config.serve.connections_max);
         let (storage, mark) = spawn_blocking(open).await??;
+        let telemetry = telemetry(config)?;
+        let router = Router::new(drain).noting_in(figures(config, &telemetry));
         let regions = Regions::open(
             storage.clone(),
             router.clone(),
@@ -255,6 +266,8 @@ impl Opened {
         let is_marked = mark.may_be_there();
         let rights = RightsCopy::new(is_marked, !has_regions, config.auth_stale_max());
         Ok(Self {
+            telemetry,
+            router,
             store: Store {
                 storage,
                 regions,

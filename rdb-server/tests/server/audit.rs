@@ -322,6 +322,7 @@ async fn a_log_that_cannot_be_written_is_refused_at_start() {
     let here = directory.path().display().to_string();
     let inside = format!("{here}/data/audit.log");
     let rotated = format!("{log}.1");
+    let data_dir = directory.path().join("data");
     for (arguments, code, told) in [
         (
             &["--audit-writes"][..],
@@ -338,15 +339,29 @@ async fn a_log_that_cannot_be_written_is_refused_at_start() {
         let mut command = program("rdb-server");
         command.args(["--addr", "127.0.0.1:0", "--status-addr", "none"]);
         command.args(["--pd", &cluster.pd.address(), "--data-dir"]);
-        command.arg(directory.path().join("data")).args(arguments);
+        command.arg(&data_dir).args(arguments);
         let ended = tokio::task::spawn_blocking(move || command.output()).await;
         let ended = ended.expect("no panic").expect("it can be started");
         let refusal = String::from_utf8_lossy(&ended.stderr).into_owned();
         assert_eq!(ended.status.code(), Some(code), "{refusal}");
         assert!(refusal.contains(told), "{refusal}");
+        // What another process does may pass, and shows only when the file is opened.
+        assert_eq!(data_dir.exists(), code == 1, "{refusal}");
     }
     let kept = fs::read_to_string(&token).expect("it was written");
     assert_eq!(kept, "flaredb_0f0f\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_can_be_in_a_directory_that_is_made_with_the_data_directory() {
+    let mut cluster = Cluster::prepare();
+    let made = cluster.directory.path().join("made");
+    let log = made.join("audit.log");
+    cluster.store = Node::store(made.join("data"), &cluster.pd.address());
+    audit(&mut cluster.store, &log);
+    cluster.pd.start_serving().await;
+    cluster.store.start_serving().await;
+    assert!(log.exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
