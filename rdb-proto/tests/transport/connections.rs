@@ -12,8 +12,6 @@ use rdb_proto::transport::limits::{
     CONCURRENT_STREAMS_MAX, CONNECTION_CLOSE_TIMEOUT, LOW_WINDOWS, MESSAGE_BYTES_MAX, WATCH_BYTES,
 };
 use rdb_proto::transport::{ByteBudget, ServeOptions, endpoint};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -40,14 +38,7 @@ fn idle_after(idle_timeout: Duration) -> ServeOptions {
 #[tokio::test]
 async fn http_1_is_told_where_the_status_page_is() {
     let server = TestServer::start(ServeOptions::default()).await;
-    let browser = TcpStream::connect(&server.address).await;
-    let mut browser = browser.expect("it listens");
-    let request = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n";
-    browser.write_all(request).await.expect("it listens");
-    let mut answer = String::new();
-    let read = guarded("an answer", browser.read_to_string(&mut answer)).await;
-    read.expect("it closes in good order");
-    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    let answer = server.refusal_of_http_1().await;
     assert!(answer.contains("--status-addr"), "{answer}");
 }
 

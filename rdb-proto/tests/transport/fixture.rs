@@ -20,6 +20,7 @@ use rdb_proto::transport::limits::{ADMISSION_WAIT, MESSAGE_BYTES_MAX};
 use rdb_proto::transport::{
     ByteBudget, Call, Connector, ServeOptions, Services, endpoint, health, serve,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -142,6 +143,19 @@ impl TestServer {
         let connecting = endpoint.connect_with_connector(connector);
         let channel = connecting.await.expect("it listens");
         KvRawClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// How a browser's request is refused.
+    pub(crate) async fn refusal_of_http_1(&self) -> String {
+        let browser = TcpStream::connect(&self.address).await;
+        let mut browser = browser.expect("it listens");
+        let request = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n";
+        browser.write_all(request).await.expect("it listens");
+        let mut answer = String::new();
+        let read = guarded("an answer", browser.read_to_string(&mut answer)).await;
+        read.expect("it closes in good order");
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        answer
     }
 
     pub(crate) async fn all_is_given_back(&self) {

@@ -285,15 +285,7 @@ async fn plain_text_on_a_port_of_tls_is_told_so() {
         .expect_err("refused");
     assert!(wants_tls(&error), "{error}");
 
-    let mut browser = TcpStream::connect(&server.address)
-        .await
-        .expect("it listens");
-    let request = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n";
-    browser.write_all(request).await.expect("it listens");
-    let mut answer = String::new();
-    let read = guarded("an answer", browser.read_to_string(&mut answer)).await;
-    read.expect("it closes in good order");
-    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    let answer = server.refusal_of_http_1().await;
     assert!(answer.contains(PORT_SPEAKS_TLS), "{answer}");
 }
 
