@@ -7,10 +7,11 @@
 
 use rdb_proto::error::details;
 use rdb_proto::errorpb::{self, Fate};
+use rdb_proto::transport::limits::BYTES_BACKOFF;
 use tonic::{Code, Status};
 
 use crate::connection::ConnectionError;
-use crate::retry::Failure;
+use crate::retry::{Failure, Pace};
 use crate::rpc::Access;
 use crate::{Cause, Error};
 
@@ -42,7 +43,10 @@ pub(crate) fn failure(access: Access, status: &Status, place: &str) -> Failure {
         Code::ResourceExhausted if names_field(details.as_ref(), "keys") => {
             invalid_argument(details, cause).into()
         }
-        Code::ResourceExhausted => Failure::again(Error::busy(cause)),
+        Code::ResourceExhausted => Failure::Again {
+            pace: Pace::AtLeast(BYTES_BACKOFF),
+            error: Error::busy(cause),
+        },
         Code::Unavailable | Code::Aborted => Failure::again(Error::unavailable(cause)),
         // A server that ends may send one of these. Another try may reach its successor.
         Code::Unknown | Code::Cancelled => Failure::again(Error::unavailable(cause)),

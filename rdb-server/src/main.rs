@@ -4,6 +4,11 @@ use std::process::ExitCode;
 
 use rdb_proto::transport::{process, settings};
 use rdb_server::{Config, Server};
+use tikv_jemallocator::Jemalloc;
+
+/// It gives back to the system what it has freed, also when a few blocks between are still in use. glibc's keeps that for good.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     let config: Config = settings::read(Config::validate);

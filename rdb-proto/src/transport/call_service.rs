@@ -133,7 +133,7 @@ impl CallService {
                 Ok(Ok(response)) => response,
                 Err(_) => Status::from_error(Box::new(TimeoutExpired(()))).into_http(),
             };
-            Departing::respond(response, call, counted, None)
+            Departing::respond(response, call, counted)
         }
     }
 
@@ -143,7 +143,7 @@ impl CallService {
         permitted: Permitted,
         request: Request<Incoming>,
         base_bytes: usize,
-        place: UnchargedPlace,
+        waits_at: UnchargedPlace,
     ) -> Response<Departing> {
         let method = permitted.method;
         let budgets = self.connection.budgets(method.requests);
@@ -151,7 +151,7 @@ impl CallService {
         let trace = trace_of(method, &request);
         let waiting = WaitingCall::begin(&self.connection, method, trace);
         let reserved = budgets.reserve(base_bytes, wait).await;
-        drop(place);
+        drop(waits_at);
         match reserved {
             Ok(base) => {
                 let base = (base, waiting.admitted());
@@ -159,33 +159,29 @@ impl CallService {
             }
             Err(Busy) => {
                 waiting.refused();
-                self.refuse_as_busy(method, permitted.counted)
+                let place = self.uncharged.refusal();
+                let answer = busy(method, place.as_ref());
+                self.refuse(method, answer, permitted.counted, place)
             }
         }
     }
 
-    /// Refuses a call without a wait.
-    fn refuse_at_once(
+    /// Refuses a call as busy without a wait for room.
+    fn refuse_as_busy(
         &self,
         method: &'static Method,
-        request: &Request<Incoming>,
+        request: Request<Incoming>,
         counted: CountedCall,
     ) -> Answering {
-        let trace = trace_of(method, request);
+        let trace = trace_of(method, &request);
         self.connection
             .note_unserved(method, trace, Duration::ZERO, true);
-        self.answer_at_once(self.refuse_as_busy(method, counted))
+        let place = self.uncharged.refusal();
+        let answer = busy(method, place.as_ref());
+        self.refuse_from(place, method, request, answer, counted)
     }
 
-    /// A status needs no window of its peer.
-    fn refuse_as_busy(&self, method: &'static Method, counted: CountedCall) -> Response<Departing> {
-        match self.uncharged.refused() {
-            Some(place) => self.refuse(method, refused(method), counted, Some(place)),
-            None => self.refuse(method, no_room().into_http(), counted, None),
-        }
-    }
-
-    /// Refuses what is no call, or a call whose caller may not make it. What was sent is discarded first, where that is little.
+    /// Refuses what is no call, or a call whose caller may not make it. `answer` has no body.
     fn refuse_unserved(
         &self,
         method: &'static Method,
@@ -193,16 +189,27 @@ impl CallService {
         answer: Response<Body>,
         counted: CountedCall,
     ) -> Answering {
+        self.refuse_from(self.uncharged.refusal(), method, request, answer, counted)
+    }
+
+    /// From a place, what was sent is discarded first, where that is little.
+    fn refuse_from(
+        &self,
+        place: Option<UnchargedPlace>,
+        method: &'static Method,
+        request: Request<Incoming>,
+        answer: Response<Body>,
+        counted: CountedCall,
+    ) -> Answering {
         let (_, body) = request.into_parts();
-        let discards = method.requests == Requests::Unary && !body.is_end_stream();
-        let Some(place) = discards.then(|| self.uncharged.refused()).flatten() else {
-            return self.answer_at_once(self.refuse(method, answer, counted, None));
-        };
+        if place.is_none() || method.requests != Requests::Unary || body.is_end_stream() {
+            return self.answer_at_once(self.refuse(method, answer, counted, place));
+        }
         let service = self.clone();
         Box::pin(async move {
             // An answer goes out in any case.
             let _ = timeout(REFUSED_BODY_WAIT, discard(body, REFUSED_BODY_BYTES_MAX)).await;
-            Ok(service.refuse(method, answer, counted, Some(place)))
+            Ok(service.refuse(method, answer, counted, place))
         })
     }
 
@@ -214,13 +221,21 @@ impl CallService {
         place: Option<UnchargedPlace>,
     ) -> Response<Departing> {
         let connection = Arc::clone(&self.connection);
-        let call = Call::new(connection, method, None, Caller::anyone(), None, None);
-        Departing::respond(answer, call, counted, place)
+        let call = Call::new(connection, method, None, Caller::anyone(), None, place);
+        Departing::respond(answer, call, counted)
     }
 
     fn answer_at_once(&self, answer: Response<Departing>) -> Answering {
         self.answered_at_once.note();
         Box::pin(ready(Ok(answer)))
+    }
+}
+
+/// The answer to a call that found no room. Without a place it is one that needs no window of its peer.
+fn busy(method: &Method, place: Option<&UnchargedPlace>) -> Response<Body> {
+    match place {
+        Some(_) => refused(method),
+        None => no_room().into_http(),
     }
 }
 
@@ -268,7 +283,7 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
         if self.is_for_stores && method.requests != Requests::StoreStream {
             // A client. It may find room the next time.
             self.connection.closing.cancel();
-            return self.refuse_at_once(method, &request, counted);
+            return self.refuse_as_busy(method, request, counted);
         }
         if let Some(answer) = not_grpc::refusal(&request) {
             return self.refuse_unserved(method, request, answer, counted);
@@ -301,14 +316,13 @@ impl hyper::service::Service<Request<Incoming>> for CallService {
             return Box::pin(served.map(Ok));
         }
         let may_wait = head_bytes <= WAITING_HEAD_BYTES_MAX;
-        let place = may_wait.then(|| self.uncharged.waiting(method.requests));
-        let Some(place) = place.flatten() else {
-            return self.refuse_at_once(method, &request, permitted.counted);
+        let Some(waits_at) = may_wait.then(|| self.uncharged.waiting(method)).flatten() else {
+            return self.refuse_as_busy(method, request, permitted.counted);
         };
         let later = self.clone();
         Box::pin(
             later
-                .serve_later(permitted, request, base_bytes, place)
+                .serve_later(permitted, request, base_bytes, waits_at)
                 .map(Ok),
         )
     }

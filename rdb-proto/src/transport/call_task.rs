@@ -50,8 +50,8 @@ pub(super) fn note_handed_out() {
     let _ = PROGRESS.try_with(|progress| progress.waits_for_peer.set(true));
 }
 
-/// Notes that a connection's next call is answered already. hyper asks the service for each call and hands it to the executor at once, in
-/// the one task of the connection.
+/// Whether the call that a connection's service was asked for last is answered already. hyper hands each call to the executor before it asks
+/// for the next, in the task of the connection. So nothing is ordered by it, and Relaxed is enough.
 #[derive(Debug, Clone, Default)]
 pub(super) struct AnsweredAtOnce(Arc<AtomicBool>);
 

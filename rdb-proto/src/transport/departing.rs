@@ -19,7 +19,6 @@ use super::call_task::{note_handed_out, note_polled};
 use super::figures::CountedCall;
 use super::methods::Requests;
 use super::traffic::ChunkTick;
-use super::uncharged::UnchargedPlace;
 
 /// Size of a chunk in bytes, and of the largest frame that every HTTP/2 peer takes.
 const CHUNK_BYTES: usize = 16 << 10;
@@ -34,8 +33,6 @@ pub(super) struct Departing {
     keeps_base: bool,
     has_answered: bool,
     counted: CountedCall,
-    /// That of a refusal, which is not charged.
-    _place: Option<UnchargedPlace>,
 }
 
 impl Departing {
@@ -44,7 +41,6 @@ impl Departing {
         response: Response<tonic::body::Body>,
         call: Arc<Call>,
         mut counted: CountedCall,
-        place: Option<UnchargedPlace>,
     ) -> Response<Self> {
         counted.note_status(response.headers());
         response.map(|body| Self {
@@ -54,7 +50,6 @@ impl Departing {
             rest: Bytes::new(),
             has_answered: false,
             counted,
-            _place: place,
         })
     }
 

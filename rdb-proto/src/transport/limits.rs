@@ -91,8 +91,8 @@ pub const STORE_CONNECTIONS_MAX: usize = 64;
 /// How long a request that does not fit into the bytes in flight waits for room before it is refused as busy.
 pub const ADMISSION_WAIT: Duration = Duration::from_secs(1);
 
-/// Most calls of clients in a process that wait for their first bytes in flight, most of other stores that do, and most refused ones that
-/// are not answered yet. Nothing is charged for them. Each takes some 7 KiB.
+/// Most calls of a process that wait for their first bytes in flight, for each of three kinds: of users, of anybody, and of other stores. And
+/// most refused ones whose answers are not sent yet. Nothing is charged for them. Each takes some 7 KiB.
 pub const UNCHARGED_CALLS_MAX: usize = 4096;
 
 /// How fast a request has to arrive while others wait for the bytes of the process that it holds beyond its connection's
@@ -126,14 +126,15 @@ pub const CONNECTION_WINDOW_BYTES_MIN: u32 = 64 << 10;
 /// connection's window, and one stream of messages with a single command each must not get there before its own window ends.
 pub const WINDOW_RATIO: u32 = 8;
 
-/// For this many bytes of a connection's window a server takes one concurrent call. h2 counts an unread small frame as up to
-/// 256 bytes of half of the window, and one such frame of each call must not get there.
-pub const CALL_WINDOW_BYTES: u32 = 512;
+/// For this many bytes of a connection's window a server takes one concurrent call. With each call that a peer begins, its HTTP/2 connection
+/// grows by more than 1 KiB, charged to nothing. The smallest window still has more calls than the streams that a connection may keep open.
+/// h2 counts an unread small frame as up to 256 bytes of half of the window, and one such frame of each call must not get there.
+pub const CALL_WINDOW_BYTES: u32 = 1024;
 
 /// A client's HTTP/2 flow-control window of one stream, in bytes.
 pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
-/// Most concurrent streams (calls in flight) that a server accepts on one connection. One with the smallest window has half
+/// Most concurrent streams (calls in flight) that a server accepts on one connection. One with the smallest window has a quarter
 /// as many, see [`CALL_WINDOW_BYTES`].
 pub const CONCURRENT_STREAMS_MAX: u32 = 256;
 

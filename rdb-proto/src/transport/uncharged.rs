@@ -1,50 +1,54 @@
-//! Calls that nothing is charged for: those that wait for their first bytes in flight, and refused ones until they are answered.
+//! Calls that nothing is charged for: those that wait for their first bytes in flight, and refused ones until their answers are sent.
 //!
-//! Each takes some KiB all the same, so a process has so many of each only. A call that finds neither room nor a place to wait is refused
-//! at once. A refusal that finds no place is one that needs none: it waits neither for the rest of the request nor for its peer's window.
+//! Each takes some KiB all the same, so a process has a number of places for each kind. A call that finds neither room nor a place to wait
+//! is refused at once. A refusal that finds no place waits for nothing: neither for the rest of the request nor for its peer's window.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::access::Access;
 use super::limits::UNCHARGED_CALLS_MAX;
-use super::methods::Requests;
+use super::methods::{Method, Requests};
 
-/// The places of such calls of one process, of each kind so many.
+/// The places of such calls of one process.
 #[derive(Debug)]
 pub struct UnchargedCalls {
-    clients: Arc<Semaphore>,
-    /// What clients wait for may depend on those of other stores.
+    users: Arc<Semaphore>,
+    /// For calls that anybody may make, so that strangers do not take the places of users.
+    strangers: Arc<Semaphore>,
+    /// For streams of other stores. What clients wait for may depend on them.
     stores: Arc<Semaphore>,
-    /// Strangers are refused, too, and must not take the places of those who may call.
-    refused: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
 }
 
 /// A place that is taken until this is dropped.
 pub(super) type UnchargedPlace = OwnedSemaphorePermit;
 
 impl UnchargedCalls {
-    /// Places for so many calls of each kind.
+    /// `count_max` places for each kind.
     pub fn new(count_max: usize) -> Self {
         let places = || Arc::new(Semaphore::new(count_max));
         Self {
-            clients: places(),
+            users: places(),
+            strangers: places(),
             stores: places(),
-            refused: places(),
+            refusals: places(),
         }
     }
 
-    /// A place to wait for a call with such requests.
-    pub(super) fn waiting(&self, requests: Requests) -> Option<UnchargedPlace> {
-        take(match requests {
-            Requests::StoreStream => &self.stores,
-            _ => &self.clients,
+    /// A place to wait for a call of `method`.
+    pub(super) fn waiting(&self, method: &Method) -> Option<UnchargedPlace> {
+        take(match (method.requests, method.access) {
+            (Requests::StoreStream, _) => &self.stores,
+            (_, Access::Open | Access::ByHandler) => &self.strangers,
+            _ => &self.users,
         })
     }
 
     /// A place for a refusal that takes some time.
-    pub(super) fn refused(&self) -> Option<UnchargedPlace> {
-        take(&self.refused)
+    pub(super) fn refusal(&self) -> Option<UnchargedPlace> {
+        take(&self.refusals)
     }
 }
 
@@ -65,12 +69,18 @@ mod tests {
     #[test]
     fn each_kind_has_its_own_places_and_gets_them_back() {
         let calls = UnchargedCalls::new(1);
-        let held = calls.waiting(Requests::Unary);
-        assert!(held.is_some() && calls.waiting(Requests::Stream).is_none());
-        assert!(calls.waiting(Requests::StoreStream).is_some());
-        let refused = calls.refused();
-        assert!(refused.is_some() && calls.refused().is_none());
+        let waiting = |path| calls.waiting(Method::of(path));
+        let held = waiting("/kvrpc.KvRaw/RawGet");
+        assert!(held.is_some() && waiting("/kvrpc.KvBatch/Batch").is_none());
+        let others = [
+            waiting("/grpc.health.v1.Health/Check"),
+            waiting("/raftpb.RaftPeer/Bulk"),
+            calls.refusal(),
+        ];
+        assert!(others.iter().all(Option::is_some));
+        assert!(waiting("/grpc.health.v1.Health/Watch").is_none());
+        assert!(calls.refusal().is_none());
         drop(held);
-        assert!(calls.waiting(Requests::Stream).is_some());
+        assert!(waiting("/kvrpc.KvBatch/Batch").is_some());
     }
 }

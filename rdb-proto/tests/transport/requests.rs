@@ -390,7 +390,7 @@ async fn a_call_with_a_large_header_does_not_wait_for_room() {
             let head = fields(FIELDS).fold(head(RAW_BATCH_PUT), |head, (name, value)| {
                 head.header(name, value)
             });
-            let call = peer.begin(head, Bytes::new(), false).await.expect("open");
+            let call = peer.begin(head, Bytes::new(), true).await.expect("open");
             let answer = call.read().await.expect("an answer, not a reset");
             let response = RawBatchPutResponse::decode(answer.message).expect("a response");
             let kind = response.region_error.and_then(|error| error.kind);
