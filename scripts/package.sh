@@ -77,6 +77,8 @@ build() {
   local host
   host=$(rustc -vV | sed -n 's/^host: //p')
   host=${host^^}
+  # jemalloc takes the size of a page from the machine that compiles it. Some kernels of this architecture have larger ones.
+  [[ $(uname -m) != aarch64 ]] || export JEMALLOC_SYS_WITH_LG_PAGE=16
   env "CARGO_TARGET_${host//-/_}_LINKER=$linker" \
     cargo build --release --target-dir "$target" "${RELEASE[@]}"
   bin_dir=$target/release

@@ -36,9 +36,9 @@ use super::security::Bearer;
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("rdb-client/", env!("CARGO_PKG_VERSION")));
 
-/// Most calls under way at once on a connection: one fewer than a server accepts. With the last one h2 is full: hyper holds
-/// that request back until h2 has opened its stream, and if the connection ends before that, it cannot tell such a request
-/// from one that was sent.
+/// Most calls under way at once on a connection: one fewer than a server accepts that has few connections. With the last one h2 is full: hyper
+/// holds that request back until h2 has opened its stream, and if the connection ends before that, it cannot tell such a request from one that
+/// was sent. A server with many connections accepts fewer calls, so there a write can be undetermined that was not sent.
 pub(crate) const CALLS_MAX: usize = CONCURRENT_STREAMS_MAX as usize - 1;
 
 /// Why a call got no response, or only a part of one.

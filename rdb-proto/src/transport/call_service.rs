@@ -159,7 +159,7 @@ impl CallService {
             }
             Err(Busy) => {
                 waiting.refused();
-                let place = self.uncharged.refusal();
+                let place = self.uncharged.busy();
                 let answer = busy(method, place.as_ref());
                 self.refuse(method, answer, permitted.counted, place)
             }
@@ -176,7 +176,7 @@ impl CallService {
         let trace = trace_of(method, &request);
         self.connection
             .note_unserved(method, trace, Duration::ZERO, true);
-        let place = self.uncharged.refusal();
+        let place = self.uncharged.busy();
         let answer = busy(method, place.as_ref());
         self.refuse_from(place, method, request, answer, counted)
     }
@@ -189,7 +189,7 @@ impl CallService {
         answer: Response<Body>,
         counted: CountedCall,
     ) -> Answering {
-        self.refuse_from(self.uncharged.refusal(), method, request, answer, counted)
+        self.refuse_from(self.uncharged.denied(), method, request, answer, counted)
     }
 
     /// From a place, what was sent is discarded first, where that is little.

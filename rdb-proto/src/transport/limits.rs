@@ -92,7 +92,7 @@ pub const STORE_CONNECTIONS_MAX: usize = 64;
 pub const ADMISSION_WAIT: Duration = Duration::from_secs(1);
 
 /// Most calls of a process that wait for their first bytes in flight, for each of three kinds: of users, of anybody, and of other stores. And
-/// most refused ones whose answers are not sent yet. Nothing is charged for them. Each takes some 7 KiB.
+/// most that are refused as busy and whose answers are not sent yet. Nothing is charged for them. Each takes some 7 KiB.
 pub const UNCHARGED_CALLS_MAX: usize = 4096;
 
 /// How fast a request has to arrive while others wait for the bytes of the process that it holds beyond its connection's

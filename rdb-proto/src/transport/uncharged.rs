@@ -15,11 +15,12 @@ use super::methods::{Method, Requests};
 #[derive(Debug)]
 pub struct UnchargedCalls {
     users: Arc<Semaphore>,
-    /// For calls that anybody may make, so that strangers do not take the places of users.
+    /// For calls that anybody may make and for those who may not call, so that strangers do not take the places of users.
     strangers: Arc<Semaphore>,
     /// For streams of other stores. What clients wait for may depend on them.
     stores: Arc<Semaphore>,
-    refusals: Arc<Semaphore>,
+    /// For calls that are refused as busy.
+    busy: Arc<Semaphore>,
 }
 
 /// A place that is taken until this is dropped.
@@ -33,7 +34,7 @@ impl UnchargedCalls {
             users: places(),
             strangers: places(),
             stores: places(),
-            refusals: places(),
+            busy: places(),
         }
     }
 
@@ -46,9 +47,14 @@ impl UnchargedCalls {
         })
     }
 
-    /// A place for a refusal that takes some time.
-    pub(super) fn refusal(&self) -> Option<UnchargedPlace> {
-        take(&self.refusals)
+    /// A place for a refusal as busy.
+    pub(super) fn busy(&self) -> Option<UnchargedPlace> {
+        take(&self.busy)
+    }
+
+    /// A place for the refusal of one who may not call.
+    pub(super) fn denied(&self) -> Option<UnchargedPlace> {
+        take(&self.strangers)
     }
 }
 
@@ -75,11 +81,11 @@ mod tests {
         let others = [
             waiting("/grpc.health.v1.Health/Check"),
             waiting("/raftpb.RaftPeer/Bulk"),
-            calls.refusal(),
+            calls.busy(),
         ];
         assert!(others.iter().all(Option::is_some));
         assert!(waiting("/grpc.health.v1.Health/Watch").is_none());
-        assert!(calls.refusal().is_none());
+        assert!(calls.busy().is_none() && calls.denied().is_none());
         drop(held);
         assert!(waiting("/kvrpc.KvBatch/Batch").is_some());
     }

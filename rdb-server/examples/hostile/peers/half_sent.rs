@@ -22,7 +22,8 @@ pub(super) async fn on_a_thousand_connections(trial: &mut Trial) -> anyhow::Resu
     play(trial, 1_000, 1, 1 << 20, Insistence::AgainAndAgain).await
 }
 
-/// Sends only headers, once for each call. Each connection of so many may have 128 calls. Those that are refused take no answer.
+/// Sends only headers, once for each call, 64 calls at a time: as many as a connection may have that is one of so many. Those that are
+/// refused take no answer.
 pub(super) async fn without_body(trial: &mut Trial) -> anyhow::Result<()> {
     play(trial, 1_000, 120, 0, Insistence::Once).await
 }
