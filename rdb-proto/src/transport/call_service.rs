@@ -159,10 +159,17 @@ impl CallService {
             }
             Err(Busy) => {
                 waiting.refused();
-                let place = self.uncharged.busy();
-                let answer = busy(method, place.as_ref());
+                let (answer, place) = self.busy(method);
                 self.refuse(method, answer, permitted.counted, place)
             }
+        }
+    }
+
+    /// The answer to a call that found no room, and the place of its refusal. Without one it is an answer that needs no window of its peer.
+    fn busy(&self, method: &Method) -> (Response<Body>, Option<UnchargedPlace>) {
+        match self.uncharged.busy() {
+            Some(place) => (refused(method), Some(place)),
+            None => (no_room().into_http(), None),
         }
     }
 
@@ -176,8 +183,7 @@ impl CallService {
         let trace = trace_of(method, &request);
         self.connection
             .note_unserved(method, trace, Duration::ZERO, true);
-        let place = self.uncharged.busy();
-        let answer = busy(method, place.as_ref());
+        let (answer, place) = self.busy(method);
         self.refuse_from(place, method, request, answer, counted)
     }
 
@@ -228,14 +234,6 @@ impl CallService {
     fn answer_at_once(&self, answer: Response<Departing>) -> Answering {
         self.answered_at_once.note();
         Box::pin(ready(Ok(answer)))
-    }
-}
-
-/// The answer to a call that found no room. Without a place it is one that needs no window of its peer.
-fn busy(method: &Method, place: Option<&UnchargedPlace>) -> Response<Body> {
-    match place {
-        Some(_) => refused(method),
-        None => no_room().into_http(),
     }
 }
 

@@ -123,6 +123,16 @@ async fn a_message_that_waited_for_its_turn_is_served() {
     assert_eq!(response.region_error, None);
 }
 
+/// The options of a server on which a request may take for ever.
+fn patient(budget_bytes: usize) -> ServeOptions {
+    ServeOptions {
+        bytes_in_flight: ByteBudget::new(budget_bytes),
+        call_timeout: 10 * HANG_GUARD,
+        send_stall_timeout: 10 * HANG_GUARD,
+        ..ServeOptions::default()
+    }
+}
+
 /// How long calls have waited that were not served.
 #[derive(Debug, Default)]
 struct Waits(Mutex<Vec<Duration>>);
@@ -147,12 +157,9 @@ async fn filled(
 ) -> (Arc<Waits>, TestServer, Peer, Vec<Stream>) {
     let waits = Arc::new(Waits::default());
     let server = TestServer::start(ServeOptions {
-        bytes_in_flight: ByteBudget::new(0),
         uncharged_calls: Arc::new(UnchargedCalls::new(uncharged_calls)),
         unserved: Some(waits.clone()),
-        call_timeout: 10 * HANG_GUARD,
-        send_stall_timeout: 10 * HANG_GUARD,
-        ..ServeOptions::default()
+        ..patient(0)
     })
     .await;
     let mut peer = Peer::connect(&server, window_bytes).await;
@@ -202,13 +209,7 @@ async fn refusals_that_are_not_taken_do_not_add_up() {
 
 /// A server on which a request may take for ever, and a peer that has taken the budget with a byte of each message.
 async fn squatted(window_bytes: u32, path: &str) -> (TestServer, Peer, Vec<Stream>) {
-    let server = TestServer::start(ServeOptions {
-        bytes_in_flight: ByteBudget::new(BUDGET_BYTES),
-        call_timeout: 10 * HANG_GUARD,
-        send_stall_timeout: 10 * HANG_GUARD,
-        ..ServeOptions::default()
-    })
-    .await;
+    let server = TestServer::start(patient(BUDGET_BYTES)).await;
     let mut peer = Peer::connect(&server, window_bytes).await;
     let mut held = Vec::new();
     for _ in 0..3 {
