@@ -27,6 +27,8 @@
           cargoLock.lockFile = ./Cargo.lock;
           # Sets LIBCLANG_PATH for the generation of RocksDB's bindings.
           nativeBuildInputs = [ pkgs.rustPlatform.bindgenHook ];
+          # jemalloc takes the page size of the machine that compiles; some kernels have larger ones.
+          env = pkgs.lib.optionalAttrs pkgs.stdenv.hostPlatform.isAarch64 { JEMALLOC_SYS_WITH_LG_PAGE = "16"; };
           cargoBuildFlags = [
             "--workspace"
             "--all-features"

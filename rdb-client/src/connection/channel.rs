@@ -14,15 +14,15 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Response, Uri, header};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::client::conn::TrySendError;
-use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::client::conn::http2::{self, Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rdb_proto::auth::AUTHORIZATION;
 use rdb_proto::trace::{self, TRACEPARENT, TraceContext};
 use rdb_proto::transport::limits::{
-    CONCURRENT_STREAMS_MAX, CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL,
-    KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
+    CONCURRENT_STREAMS_MAX, CONCURRENT_STREAMS_MIN, CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX,
+    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
 };
-use rdb_proto::transport::{PORT_SPEAKS_TLS, wants_tls};
+use rdb_proto::transport::{PORT_SPEAKS_TLS, Secured, wants_tls};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::PollSemaphore;
@@ -36,10 +36,13 @@ use super::security::Bearer;
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("rdb-client/", env!("CARGO_PKG_VERSION")));
 
-/// Most calls under way at once on a connection: one fewer than a server accepts that has few connections. With the last one h2 is full: hyper
-/// holds that request back until h2 has opened its stream, and if the connection ends before that, it cannot tell such a request from one that
-/// was sent. A server with many connections accepts fewer calls, so there a write can be undetermined that was not sent.
+/// Most calls under way at once on a connection: one fewer than a server accepts. With the last one h2 is full: hyper holds that request back
+/// until h2 has opened its stream, and if the connection ends before that, it cannot tell such a request from one that was sent. So a write
+/// can still be undetermined that was not sent, if others were given up right before: for h2 they last until it has reset them.
 pub(crate) const CALLS_MAX: usize = CONCURRENT_STREAMS_MAX as usize - 1;
+
+/// As many until the peer has told how many it accepts: one fewer than every server does.
+const CALLS_BEFORE_SETTINGS: usize = CONCURRENT_STREAMS_MIN as usize - 1;
 
 /// Why a call got no response, or only a part of one.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +133,7 @@ fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
 
 /// Sends requests over one connection. Clones share it; it is closed when all of them and their calls are gone.
 ///
-/// A call needs a place, of which there are [`CALLS_MAX`].
+/// A call needs a place, of which there are at most [`CALLS_MAX`].
 #[derive(Debug)]
 pub(crate) struct Channel {
     requests: Arc<Requests>,
@@ -145,6 +148,8 @@ pub(crate) struct Channel {
     /// The token that calls carry.
     bearer: Option<Bearer>,
 }
+
+type Connection = http2::Connection<TokioIo<Secured<TcpStream>>, Body, TokioExecutor>;
 
 type Sent = Result<Response<Incoming>, TrySendError<Request<Body>>>;
 
@@ -172,6 +177,25 @@ impl Requests {
     fn lock(&self) -> MutexGuard<'_, Option<SendRequest<Body>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Serves a connection until it ends, and adds the places that the peer's settings allow beyond [`CALLS_BEFORE_SETTINGS`].
+///
+/// Settings that arrive do not wake it. It looks at them with the next request that it sends, and a peer that has answered a call has told
+/// them before. The first call of a connection is its greeting, so they are known to the second.
+async fn serve(mut connection: Connection, places: &Semaphore) -> hyper::Result<()> {
+    let mut given = CALLS_BEFORE_SETTINGS;
+    poll_fn(|context| {
+        let ended = Pin::new(&mut connection).poll(context);
+        if given < CALLS_MAX {
+            let accepted = connection.current_max_send_streams();
+            let allowed = CALLS_MAX.min(accepted.saturating_sub(1));
+            places.add_permits(allowed.saturating_sub(given));
+            given = allowed.max(given);
+        }
+        ended
+    })
+    .await
 }
 
 /// Closes the way to a task when that ends, also with its runtime.
@@ -214,7 +238,7 @@ impl Channel {
         let handshake = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             // Until the peer has told.
-            .initial_max_send_streams(CONCURRENT_STREAMS_MAX as usize)
+            .initial_max_send_streams(CONCURRENT_STREAMS_MIN as usize)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .max_header_list_size(HEADER_LIST_BYTES_MAX)
@@ -225,11 +249,13 @@ impl Channel {
         let (requests, connection) = handshake.await?;
         let requests = Arc::new(Requests(Mutex::new(Some(requests))));
         let closing = CloseAtEnd(Arc::downgrade(&requests));
+        let places = Arc::new(Semaphore::new(CALLS_BEFORE_SETTINGS));
+        let served_places = Arc::clone(&places);
         let (told, failure) = watch::channel(None);
         // It ends with the last request and the last clone of `requests`.
         tokio::spawn(async move {
             let _closing = closing;
-            if let Err(error) = connection.await {
+            if let Err(error) = serve(connection, &served_places).await {
                 tracing::debug!(%error, "a connection broke");
                 told.send_replace(Some(innermost(&error)));
             }
@@ -238,7 +264,7 @@ impl Channel {
             requests,
             failure,
             authority,
-            places: PollSemaphore::new(Arc::new(Semaphore::new(CALLS_MAX))),
+            places: PollSemaphore::new(places),
             place: None,
             trace: None,
             bearer: security.bearer.clone(),

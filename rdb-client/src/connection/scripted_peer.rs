@@ -42,6 +42,8 @@ pub(crate) enum Reaction {
     /// Answers with an empty message.
     Answer,
     Ignore,
+    /// Answers, and has told before that it accepts this many concurrent streams.
+    Settle(u32),
     Reset(u32),
     /// Goes away. It has processed all streams up to this request's, which it leaves open.
     GoAwayAfter,
@@ -97,13 +99,18 @@ async fn play(mut stream: TcpStream, script: Vec<Reaction>) {
         let Some(stream_id) = next_request(&mut stream).await else {
             return;
         };
-        if !matches!(reaction, Reaction::Ignore) && !has_settled {
-            settle(&mut stream).await;
+        if !matches!(reaction, Reaction::Ignore | Reaction::Settle(_)) && !has_settled {
+            settle(&mut stream, CONCURRENT_STREAMS_MAX).await;
             has_settled = true;
         }
         match reaction {
             Reaction::Answer => answer(&mut stream, stream_id).await,
             Reaction::Ignore => {}
+            Reaction::Settle(streams_max) => {
+                settle(&mut stream, streams_max).await;
+                has_settled = true;
+                answer(&mut stream, stream_id).await;
+            }
             Reaction::Reset(code) => {
                 write_frame(&mut stream, RST_STREAM, 0, stream_id, &code.to_be_bytes()).await;
             }
@@ -130,12 +137,12 @@ async fn next_request(stream: &mut TcpStream) -> Option<u32> {
     }
 }
 
-async fn settle(stream: &mut TcpStream) {
-    let streams_max = [
+async fn settle(stream: &mut TcpStream, streams_max: u32) {
+    let setting = [
         &MAX_CONCURRENT_STREAMS.to_be_bytes()[..],
-        &CONCURRENT_STREAMS_MAX.to_be_bytes(),
+        &streams_max.to_be_bytes(),
     ];
-    write_frame(stream, SETTINGS, 0, 0, &streams_max.concat()).await;
+    write_frame(stream, SETTINGS, 0, 0, &setting.concat()).await;
 }
 
 async fn answer(stream: &mut TcpStream, stream_id: u32) {

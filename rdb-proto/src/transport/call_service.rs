@@ -159,8 +159,17 @@ impl CallService {
             }
             Err(Busy) => {
                 waiting.refused();
+                let Permitted {
+                    counted,
+                    place: stream_place,
+                    ..
+                } = permitted;
+                drop(stream_place);
                 let (answer, place) = self.busy(method);
-                self.refuse(method, answer, permitted.counted, place)
+                if place.is_some() {
+                    discard_rest(method, request.into_body()).await;
+                }
+                self.refuse(method, answer, counted, place)
             }
         }
     }
@@ -213,8 +222,7 @@ impl CallService {
         }
         let service = self.clone();
         Box::pin(async move {
-            // An answer goes out in any case.
-            let _ = timeout(REFUSED_BODY_WAIT, discard(body, REFUSED_BODY_BYTES_MAX)).await;
+            discard_rest(method, body).await;
             Ok(service.refuse(method, answer, counted, place))
         })
     }
@@ -234,6 +242,14 @@ impl CallService {
     fn answer_at_once(&self, answer: Response<Departing>) -> Answering {
         self.answered_at_once.note();
         Box::pin(ready(Ok(answer)))
+    }
+}
+
+/// Waits a little for the end of a refused request, where it has one.
+async fn discard_rest(method: &Method, body: Incoming) {
+    if method.requests == Requests::Unary {
+        // An answer goes out in any case.
+        let _ = timeout(REFUSED_BODY_WAIT, discard(body, REFUSED_BODY_BYTES_MAX)).await;
     }
 }
 

@@ -48,7 +48,7 @@ pub const CALL_BUFFER_BYTES: usize = 8 << 10;
 /// Longest request of a method of `authpb.Auth` that anybody may call, in bytes. Two keys fit.
 pub const ANYBODY_BYTES_MAX: usize = 20 << 10;
 
-/// How much is read of a request whose caller may not make it, in bytes.
+/// How much is read of a request that is refused before it is served, in bytes.
 pub const REFUSED_BODY_BYTES_MAX: usize = 64 << 10;
 
 /// How long that may take.
@@ -134,9 +134,11 @@ pub const CALL_WINDOW_BYTES: u32 = 1024;
 /// A client's HTTP/2 flow-control window of one stream, in bytes.
 pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
-/// Most concurrent streams (calls in flight) that a server accepts on one connection. One with the smallest window has a quarter
-/// as many, see [`CALL_WINDOW_BYTES`].
+/// Most concurrent streams (calls in flight) that a server accepts on one connection.
 pub const CONCURRENT_STREAMS_MAX: u32 = 256;
+
+/// As many it accepts on one with the smallest window.
+pub const CONCURRENT_STREAMS_MIN: u32 = CONNECTION_WINDOW_BYTES_MIN / CALL_WINDOW_BYTES;
 
 /// How long a call may take until its answer begins, the arrival of its request included.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);

@@ -14,7 +14,7 @@ use rdb_proto::errorpb::{Fate, region_error};
 use rdb_proto::kvrpc::{RawBatchPutResponse, RawPutRequest};
 use rdb_proto::transport::limits::{
     ADMISSION_WAIT, CALL_BYTES, CONNECTION_BYTES_GUARANTEED, REFLECTION_ANSWER_BYTES,
-    REFLECTION_STREAMS_MAX,
+    REFLECTION_STREAMS_MAX, REFUSED_BODY_WAIT,
 };
 use rdb_proto::transport::{ByteBudget, ServeOptions, UnchargedCalls, UnservedCall, UnservedCalls};
 use tonic::codegen::http::{HeaderName, HeaderValue, Request, StatusCode};
@@ -406,6 +406,33 @@ async fn a_call_with_a_large_header_does_not_wait_for_room() {
         }
     };
     guarded("it is refused at once", refused_at_once).await;
+}
+
+/// If it arrived after the answer, HTTP/2 would take it for an error of the server.
+#[tokio::test]
+async fn a_call_that_is_refused_after_its_wait_waits_for_the_rest_of_its_request() {
+    let server = TestServer::start(ServeOptions {
+        // A connection has what it is guaranteed, which nobody else waits for.
+        bytes_in_flight: ByteBudget::new(0),
+        ..ServeOptions::default()
+    })
+    .await;
+    let mut peer = Peer::connect(&server, WINDOW_BYTES).await;
+    let part = || begun(0, &[]).slice(..2);
+    let mut held = Vec::new();
+    for _ in 0..CONNECTION_BYTES_GUARANTEED / CALL_BYTES {
+        held.push(peer.call(RAW_BATCH_PUT, part(), false).await);
+    }
+    let asked = Instant::now();
+    let refused = peer.call(RAW_BATCH_PUT, part(), false).await;
+    let answer = refused.read().await.expect("an answer, not a reset");
+    assert!(asked.elapsed() >= ADMISSION_WAIT + REFUSED_BODY_WAIT);
+    let response = RawBatchPutResponse::decode(answer.message).expect("a response");
+    let kind = response.region_error.and_then(|error| error.kind);
+    assert!(
+        matches!(kind, Some(region_error::Kind::ServerBusy(_))),
+        "{kind:?}"
+    );
 }
 
 #[tokio::test]

@@ -62,11 +62,16 @@ async fn a_failure_says_whether_the_request_was_processed_and_whether_the_connec
     }
 }
 
-/// How many of `calls` are certainly not processed by a peer that drains after `processed`.
-async fn unprocessed(calls: usize, processed: usize) -> usize {
-    let script = repeat_n(Reaction::Ignore, processed - 1).chain([Reaction::GoAwayAfter]);
-    let peer = ScriptedPeer::start(vec![script.collect()]).await;
+/// How many of `calls` are certainly not processed by a peer that plays this script, which ends when it drains. It is greeted first if it
+/// settles.
+async fn unprocessed(calls: usize, script: Vec<Reaction>) -> usize {
+    let is_greeted = matches!(script[..], [Reaction::Settle(_), ..]);
+    let peer = ScriptedPeer::start(vec![script]).await;
     let client = KvRawClient::new(connect(&peer.address).await.expect("it listens"));
+    if is_greeted {
+        let greeted = client.clone().raw_get(RawGetRequest::default()).await;
+        greeted.expect("it answers");
+    }
     let all = (0..calls).map(|_| {
         let mut client = client.clone();
         async move { client.raw_get(RawGetRequest::default()).await }
@@ -81,14 +86,28 @@ async fn unprocessed(calls: usize, processed: usize) -> usize {
 
 #[tokio::test]
 async fn a_call_beyond_those_under_way_is_certainly_not_processed_when_the_peer_drains() {
-    assert_eq!(unprocessed(CALLS_MAX + 1, CALLS_MAX).await, 1);
+    // The peer would not get as many if the client left a larger distance to its limit.
+    for (accepted, under_way) in [
+        (CONCURRENT_STREAMS_MIN, CALLS_BEFORE_SETTINGS),
+        (100, 99),
+        (CONCURRENT_STREAMS_MAX, CALLS_MAX),
+        (u32::MAX, CALLS_MAX),
+    ] {
+        let mut script = vec![Reaction::Settle(accepted)];
+        script.extend(repeat_n(Reaction::Ignore, under_way - 1));
+        script.push(Reaction::GoAwayAfter);
+        let beyond = 5;
+        let unprocessed = unprocessed(under_way + beyond, script).await;
+        assert_eq!(unprocessed, beyond, "{accepted} are accepted");
+    }
 }
 
 #[tokio::test]
 async fn calls_that_meet_a_drain_before_the_peers_settings_are_certainly_not_processed() {
-    // hyper would send this many requests before it knows the peer's settings.
-    let default = 100;
-    assert_eq!(unprocessed(CALLS_MAX, default).await, CALLS_MAX - default);
+    let mut script = vec![Reaction::Ignore; CALLS_BEFORE_SETTINGS - 1];
+    script.push(Reaction::GoAwayAfter);
+    let unprocessed = unprocessed(CALLS_MAX, script).await;
+    assert_eq!(unprocessed, CALLS_MAX - CALLS_BEFORE_SETTINGS);
 }
 
 /// Calls over `channel` until it is broken and says so with certainty.
