@@ -1,4 +1,4 @@
-//! Regions for tests: led by this process alone, with the log in memory.
+//! Regions for tests: led by this process alone or by nobody, with the log in memory.
 
 use std::sync::Arc;
 
@@ -17,11 +17,15 @@ use super::{
 use crate::addresses::Addresses;
 use crate::checks::Checks;
 
-const PEER: Peer = Peer {
-    id: 1,
-    store_id: 1,
-    learner: false,
-};
+const PEER: Peer = peer(1);
+
+const fn peer(id: u64) -> Peer {
+    Peer {
+        id,
+        store_id: id,
+        learner: false,
+    }
+}
 
 /// One group, and as many handles as a test needs.
 pub(crate) struct Led {
@@ -33,11 +37,20 @@ pub(crate) struct Led {
 impl Led {
     /// Begins `region`, whose group all handles share.
     pub(crate) async fn begin(storage: &Storage, region: Region) -> Self {
+        let led = Self::begin_with(storage, region, vec![PEER]).await;
+        let group = led.proposer.leadership().group();
+        group.lead_alone().await.expect("it is alone");
+        led
+    }
+
+    /// The same with another voter, which nobody reaches. So nobody ever leads.
+    pub(super) async fn begin_leaderless(storage: &Storage, region: Region) -> Self {
+        Self::begin_with(storage, region, vec![PEER, peer(2)]).await
+    }
+
+    async fn begin_with(storage: &Storage, region: Region, peers: Vec<Peer>) -> Self {
         let region_id = region.id;
-        let region = from_wire(Region {
-            peers: vec![PEER],
-            ..region
-        });
+        let region = from_wire(Region { peers, ..region });
         let of_region = storage.clone();
         let begun = spawn_blocking(move || {
             let state = first_state(&region).expect("it has a peer");
@@ -51,7 +64,6 @@ impl Led {
         let machine = Arc::new(machine);
         let group = node.open(region_id, PEER.id, machine, Alone).await;
         let group = group.expect("a new group");
-        group.lead_alone().await.expect("it is alone");
         let addresses = Arc::new(Addresses::open(&storage.directory()));
         let description = Arc::<Description>::default();
         let described = Described::read(storage, region_id).expect("it can be read");

@@ -1,15 +1,27 @@
+use std::sync::mpsc;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
 use rdb_proto::errorpb::region_error::Kind;
 use rdb_proto::metapb::RegionEpoch;
 use rdb_storage::{Outcome, Role, StorageOptions};
+use tempfile::TempDir;
+use tokio::runtime::Builder;
+use tokio::task::spawn_blocking;
 
 use super::fixture::Led;
 use super::*;
 
-#[tokio::test]
-async fn commands_of_an_epoch_that_is_over_are_not_applied() {
+fn storage() -> (TempDir, Storage) {
     let directory = tempfile::tempdir().expect("the temporary directory can be written");
     let options = StorageOptions::new(Role::Server);
     let storage = Storage::open(directory.path(), options).expect("a new directory");
+    (directory, storage)
+}
+
+#[tokio::test]
+async fn commands_of_an_epoch_that_is_over_are_not_applied() {
+    let (_directory, storage) = storage();
     let region = |version| Region {
         id: 1,
         epoch: Some(RegionEpoch {
@@ -46,24 +58,12 @@ async fn commands_of_an_epoch_that_is_over_are_not_applied() {
 /// A read that is late may find its region taken away, since its store has lost the leadership.
 #[tokio::test]
 async fn a_read_that_was_permitted_before_its_region_was_replaced_has_no_result() {
-    let directory = tempfile::tempdir().expect("the temporary directory can be written");
-    let options = StorageOptions::new(Role::Server);
-    let storage = Storage::open(directory.path(), options).expect("a new directory");
-    let region = Region {
-        id: 1,
-        ..Region::default()
-    };
-    let led = Led::begin(&storage, region.clone()).await;
-    let handle = led.handle(region);
+    let (_directory, storage) = storage();
+    let led = Led::begin(&storage, region_1()).await;
+    let handle = led.handle(region_1());
     let read = || PointRead::raw("k".into()).expect("a key");
     let late = handle.permit_read().await.expect("it leads");
-    let mut snapshot = storage.region_snapshot(1).expect("it has a state");
-    let mut received = storage.receive_region(1).expect("there is space");
-    while let Some(chunk) = snapshot.next_chunk().expect("read") {
-        received.add(chunk).expect("the next one");
-    }
-    let received = received.complete().expect("all is here");
-    received.install().expect("installed");
+    replace_region_1(&storage);
     let found = late.read(read(), usize::MAX).await;
     let Err(ReadFailure::Rejected(Rejection::Routing(Kind::EpochNotMatch(_)))) = found else {
         panic!("{found:?}");
@@ -73,12 +73,103 @@ async fn a_read_that_was_permitted_before_its_region_was_replaced_has_no_result(
     assert_eq!(found, PointValue::Raw(None));
 }
 
+fn region_1() -> Region {
+    Region {
+        id: 1,
+        ..Region::default()
+    }
+}
+
+/// Has a snapshot of the region take its place.
+fn replace_region_1(storage: &Storage) {
+    let mut snapshot = storage.region_snapshot(1).expect("it has a state");
+    let mut received = storage.receive_region(1).expect("there is space");
+    while let Some(chunk) = snapshot.next_chunk().expect("read") {
+        received.add(chunk).expect("the next one");
+    }
+    let received = received.complete().expect("all is here");
+    received.install().expect("installed");
+}
+
+type Read = BoxFuture<'static, Result<(), ReadFailure>>;
+
+/// The reads that ask for their permission themselves. They all read on blocking threads, those of keys since there are so many.
+fn reads(handle: &Arc<RegionHandle>) -> [(&'static str, Read); 4] {
+    const ROOM: usize = usize::MAX;
+    let region = || Arc::clone(handle);
+    let keys = || vec![Bytes::from_static(b"k"); 1000];
+    let range = ScanRange::default;
+    let get_raw = region().multi_get_raw(keys(), ROOM).map_ok(drop);
+    let get_versioned = region().multi_get_versioned(keys(), ROOM).map_ok(drop);
+    let scan_raw = region().scan_raw(range(), ROOM).map_ok(drop);
+    let scan_versioned = region().scan_versioned(range(), ROOM).map_ok(drop);
+    [
+        ("multi_get_raw", get_raw.boxed()),
+        ("multi_get_versioned", get_versioned.boxed()),
+        ("scan_raw", scan_raw.boxed()),
+        ("scan_versioned", scan_versioned.boxed()),
+    ]
+}
+
+#[tokio::test]
+async fn reads_of_a_replica_that_does_not_lead_are_refused() {
+    let (_directory, storage) = storage();
+    let leaderless = Led::begin_leaderless(&storage, region_1()).await;
+    let handle = leaderless.handle(region_1());
+    let read = PointRead::raw("k".into()).expect("a key");
+    let found = handle.read_from_memory(&read, usize::MAX);
+    assert!(matches!(found, Ok(None)), "{found:?}");
+    for (name, read) in reads(&handle) {
+        let found = read.await;
+        let Err(ReadFailure::Rejected(Rejection::Routing(Kind::NotLeader(_)))) = found else {
+            panic!("{name}: {found:?}");
+        };
+    }
+}
+
+#[test]
+fn reads_whose_region_changes_after_their_permission_have_no_result() {
+    late_reads_have_no_result_after(|_, handle| handle.set_outdated());
+}
+
+#[test]
+fn reads_whose_region_is_replaced_after_their_permission_have_no_result() {
+    late_reads_have_no_result_after(|storage, _| replace_region_1(storage));
+}
+
+/// Has `change` happen between the permission and the result of each read. The only blocking thread is busy meanwhile.
+fn late_reads_have_no_result_after(change: impl FnOnce(&Storage, &RegionHandle)) {
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_all().max_blocking_threads(1).build();
+    runtime.expect("threads can start").block_on(async {
+        let (_directory, storage) = storage();
+        let led = Led::begin(&storage, region_1()).await;
+        let handle = led.handle(region_1());
+        let begun = || storage.stats().expect("it is open").disk_read_count;
+        let (busy, done) = mpsc::channel::<()>();
+        spawn_blocking(move || done.recv());
+        let mut late = reads(&handle);
+        for (name, read) in &mut late {
+            let before = begun();
+            assert!(read.as_mut().now_or_never().is_none(), "{name}: too early");
+            assert_eq!(begun(), before + 1, "{name} has its permission");
+        }
+        change(&storage, &handle);
+        drop(busy);
+        for (name, read) in late {
+            let found = read.await;
+            let Err(ReadFailure::Rejected(Rejection::Routing(Kind::EpochNotMatch(_)))) = found
+            else {
+                panic!("{name}: {found:?}");
+            };
+        }
+    });
+}
+
 #[tokio::test]
 async fn a_large_value_is_looked_at_again_only_with_room_and_off_the_async_threads() {
     const VALUE_BYTES: usize = 1 << 20;
-    let directory = tempfile::tempdir().expect("the temporary directory can be written");
-    let options = StorageOptions::new(Role::Server);
-    let storage = Storage::open(directory.path(), options).expect("a new directory");
+    let (_directory, storage) = storage();
     let led = Led::begin(&storage, Region::default()).await;
     let handle = led.handle(Region::default());
     let write = async |command| {
