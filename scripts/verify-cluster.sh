@@ -7,7 +7,8 @@
 #
 #   scripts/verify-cluster.sh [--kills N] [--put-within TIME]
 #
-# --kills N          how often the store that leads is killed (1)
+# --kills N          how often the store that leads is killed (1). If another store had just taken over, the kill does not count and is
+#                    repeated
 # --put-within TIME  the deadline of a call, elections included (100s, for a busy machine; on an idle one some 6s are needed).
 #                    Where it is given, service also has to go on within three election timeouts (9s) of a kill
 set -euo pipefail
@@ -30,12 +31,21 @@ readonly CLIENT_KEYS=1000
 # Three times the longest election timeout.
 readonly GAP_MS_MAX=9000
 
+# Followers elect no other leader for a lease (3 s) and a timeout (2 s) after they last heard of theirs. So one that leads sooner than
+# this after a kill was not elected because of it.
+readonly NOBODY_LEADS_SECONDS=2
+
+# How many more kills than those that count may hit no leader.
+readonly MISSES_MAX=3
+
 # How long anything may take before it counts as hung.
 readonly DONE_WITHIN_SECONDS=120
 
 kills=1 put_within=100s gap_is_judged=no undetermined=0
-leader=''
-killed=''
+# Who leads, and in which term. After a kill: whether it hit a leader, the slowest put in seconds, and by workload the longest gap.
+leader='' term=0
+has_hit=no slowest=''
+declare -A gaps_ms=()
 
 main() {
   parse "$@"
@@ -44,7 +54,8 @@ main() {
   step 'rdb-pd and three stores start and are healthy' start_on_free_ports start_all pd "${STORES[@]}"
   step 'one store leads the region, and all three hold it' find_leader
   step 'writers put keys' begin_load
-  step "SIGKILL the store that leads: writers and clients go on, another leads, it starts again (kills: $kills)" kill_leaders
+  step "SIGKILL the store that leads: writers and clients go on, another leads in a later term, it starts again (kills: $kills)" \
+    kill_leaders
   step 'no put failed' end_load
   step 'every acknowledged put is there' expect_acknowledged
   step 'all replicas hold the same data' replicas_agree
@@ -79,7 +90,7 @@ start_store() {
 }
 
 find_leader() {
-  wait_until 'a store leads' leads_another_than none
+  wait_until 'a store leads' is_led
   expect_equal "${#STORES[@]}" "$(region | grep -o '"store_id":[0-9]*,"is_learner":false' | sed 's/,.*//' | sort -u | wc -l)"
 }
 
@@ -88,6 +99,7 @@ begin_load() {
   wait_until 'the keys of the clients are there' load_keys
   for writer in "${WRITERS[@]}"; do
     : >"$directory/$writer.acknowledged"
+    : >"$directory/$writer.undetermined"
     write "$writer" >>"$directory/$writer.log" 2>&1 &
     echo $! >"$directory/$writer.pid"
   done
@@ -95,28 +107,49 @@ begin_load() {
 }
 
 kill_leaders() {
-  local kill workload
-  for ((kill = 0; kill < kills; kill++)); do
-    begin_clients
-    writers_go_on
-    wait_until 'a store leads' leads_another_than none
-    clients_run || { end_clients && begin_clients; }
-    killed=$leader
-    sigkill "$killed"
-    truncate --size 0 "$directory"/writer-*.seconds
-    writers_go_on
-    sort -n "$directory"/writer-*.seconds | tail -n 1 >>"$directory/slowest"
-    wait_until 'another store leads' leads_another_than "$killed"
-    start_store "$killed"
-    end_clients
-    become_healthy
-    writers_go_on
+  local hits=0 misses=0 workload
+  while ((hits < kills)); do
+    kill_leader
+    if [[ $has_hit == no ]]; then
+      misses=$((misses + 1))
+      ((misses <= kills + MISSES_MAX)) || fail "$misses kills hit no leader, and only $hits hit one"
+      continue
+    fi
+    hits=$((hits + 1))
+    echo "$slowest" >>"$directory/slowest"
+    for workload in "${CLIENTS[@]}"; do
+      printf '%d.%02d\n' $((gaps_ms[$workload] / 1000)) $((gaps_ms[$workload] % 1000 / 10)) >>"$directory/gaps-$workload"
+    done
   done
   print_spread 'the slowest put' "$directory/slowest"
   for workload in "${CLIENTS[@]}"; do
     print_spread "the longest time without a $workload" "$directory/gaps-$workload"
   done
-  printf '      %d puts of clients ended as undetermined, and no call in another error\n' "$undetermined"
+  printf '      %d kills hit a leader; %d hit none and do not count\n' "$hits" "$misses"
+}
+
+# Kills the store that leads, and starts it again when another one leads.
+kill_leader() {
+  local killed killed_in_term too_early
+  begin_clients
+  writers_go_on
+  until wait_until 'a store leads' is_led && clients_run; do
+    end_clients
+    begin_clients
+  done
+  killed=$leader killed_in_term=$term
+  sigkill "$killed"
+  too_early=$(date --utc --date "$NOBODY_LEADS_SECONDS seconds" +%FT%T.%6NZ)
+  truncate --size 0 "$directory"/writer-*.seconds
+  writers_go_on
+  slowest=$(sort -n "$directory"/writer-*.seconds | tail -n 1)
+  wait_until 'another store leads in a later term' another_leads "$killed" "$killed_in_term"
+  has_hit=yes
+  [[ $(led_again_at "$killed_in_term") > $too_early ]] || has_hit=no
+  start_store "$killed"
+  end_clients
+  become_healthy
+  writers_go_on
 }
 
 # Their ids are those of the programs, not of shells.
@@ -138,7 +171,7 @@ clients_run() {
 
 # A put that was under way to the store that was killed may end as undetermined. Nothing else may fail.
 end_clients() {
-  local workload report gap_ms
+  local workload report
   local only_undetermined='"errors":\{("undetermined":([0-9]+))?\}' longest_gap='"longest_gap_ms":([0-9]+)'
   for workload in "${CLIENTS[@]}"; do
     wait_until "the client of $workload ends" has_ended "client-$workload"
@@ -148,10 +181,9 @@ end_clients() {
     [[ $report =~ $only_undetermined ]] || fail "the client of $workload met an error: $report"
     undetermined=$((undetermined + ${BASH_REMATCH[2]:-0}))
     [[ $report =~ $longest_gap ]] || fail "the client of $workload names no gap: $report"
-    gap_ms=${BASH_REMATCH[1]}
-    printf '%d.%02d\n' $((gap_ms / 1000)) $((gap_ms % 1000 / 10)) >>"$directory/gaps-$workload"
-    [[ $gap_is_judged == no ]] || ((gap_ms <= GAP_MS_MAX)) ||
-      fail "no $workload for $gap_ms ms, more than $GAP_MS_MAX"
+    gaps_ms[$workload]=${BASH_REMATCH[1]}
+    [[ $gap_is_judged == no ]] || ((gaps_ms[$workload] <= GAP_MS_MAX)) ||
+      fail "no $workload for ${gaps_ms[$workload]} ms, more than $GAP_MS_MAX"
   done
 }
 
@@ -169,6 +201,8 @@ end_load() {
   for writer in "${WRITERS[@]}"; do
     wait_for_exit_0 "$writer" "$DONE_WITHIN_SECONDS"
   done
+  printf '      %d puts of clients and %d of writers ended as undetermined, the latter were put again; no call ended in another error\n' \
+    "$undetermined" "$(cat "$directory"/writer-*.undetermined | wc -l)"
 }
 
 # What was acknowledged and is not there, or has another value.
@@ -205,17 +239,36 @@ region() {
   rdbctl region list --output json
 }
 
-# leads_another_than NAME: notes who leads.
-leads_another_than() {
-  local address name
-  address=$(region | sed -n 's/.*"leader":{"store_id":[0-9]*,"address":"\([^"]*\)".*/\1/p')
+# Notes which store leads, and in which term. The placement driver has to know the latest leader of whom a store knows.
+is_led() {
+  local route known address name
+  known='"term":([0-9]+),.*"leader":\{"store_id":[0-9]+,"address":"([^"]*)"'
+  route=$(region)
+  [[ $route =~ $known ]] || return 1
+  term=${BASH_REMATCH[1]} address=${BASH_REMATCH[2]}
+  [[ $term == "$(leaders | awk '$2 > latest { latest = $2 } END { print latest }')" ]] || return 1
   for name in "${STORES[@]}"; do
-    if [[ $(address_of "$name") == "$address" && $name != "$1" ]]; then
+    if [[ $(address_of "$name") == "$address" ]]; then
       leader=$name
       return
     fi
   done
   return 1
+}
+
+# another_leads NAME TERM: than the store NAME, in a term after TERM.
+another_leads() {
+  is_led && [[ $leader != "$1" ]] && ((term > $2))
+}
+
+# led_again_at TERM: when a store first knew of a leader in a later term. Such times are in the order of their characters.
+led_again_at() {
+  leaders | awk -v term="$1" '$2 > term && (first == "" || $1 < first) { first = $1 } END { print first }'
+}
+
+# What the stores have logged of the leaders of their only region: a line with the time and the term.
+leaders() {
+  sed -n 's/^\([^ ]*\) .* a group has a leader .*term=\([0-9]*\).*/\1 \2/p' "$directory"/store-*.log
 }
 
 load_keys() {
@@ -242,6 +295,7 @@ write() {
     code=0 began=$EPOCHREALTIME
     put "$key" "$number" || code=$?
     if ((code == 5)); then
+      echo "$key" >>"$directory/$1.undetermined"
       put "$key" "$number" || exit
     elif ((code != 0)); then
       exit "$code"
