@@ -173,9 +173,12 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use std::future::{Pending, pending, poll_fn};
+    use std::pin::pin;
 
     use tokio::sync::oneshot;
+    use tokio::time::timeout;
 
+    use super::super::traffic::STALLED_TICKS;
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(1);
@@ -220,6 +223,27 @@ mod tests {
         let mut task = stalled().await;
         assert!(!is_reset(&mut task, 1, false));
         assert!(!is_reset(&mut task, 1, true), "it waits anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_drain_a_call_is_reset_sooner() {
+        let drain = CancellationToken::new();
+        let task = CallTask {
+            call: pending::<()>(),
+            executor: CallExecutor::new(LONG, drain.clone(), CancellationToken::new()),
+            waiting: None,
+        };
+        let progress = Progress {
+            times_asked: Cell::new(1),
+            waits_for_peer: Cell::new(true),
+        };
+        let mut task = pin!(PROGRESS.scope(progress, task));
+        let before = timeout(LONG / 2, task.as_mut()).await;
+        assert!(before.is_err(), "nothing drains yet");
+        drain.cancel();
+        let drained_within = LONG * (DRAIN_STALLED_TICKS + 1) / STALLED_TICKS;
+        let reset = timeout(drained_within, task).await;
+        reset.expect("before the rest of the usual time");
     }
 
     fn executor() -> CallExecutor {

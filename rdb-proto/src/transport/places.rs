@@ -108,14 +108,10 @@ impl Places {
                 return Err(Full::Address);
             }
         }
-        let mut is_for_stores = false;
-        if taken.connections.len() >= self.connections_max
-            && let Err(full) = self.make_room(&taken)
-        {
-            is_for_stores = self.has_room_for_stores(&taken);
-            if !is_for_stores {
-                return Err(full);
-            }
+        let is_full = taken.connections.len() >= self.connections_max;
+        let is_for_stores = is_full && self.make_room(&taken).is_err();
+        if is_for_stores {
+            self.make_room_for_stores(&taken)?;
         }
         let window_bytes = self.window_bytes(taken.window_bytes);
         taken.window_bytes += window_bytes as usize;
@@ -180,16 +176,16 @@ impl Places {
         Ok(())
     }
 
-    /// Whether there is a place beyond the others. One that nobody has made a call on is taken back for that.
-    fn has_room_for_stores(&self, taken: &Taken) -> bool {
+    /// Cuts off a connection beyond the places if there may be no more of them. It has no call, and has been idle longest.
+    fn make_room_for_stores(&self, taken: &Taken) -> Result<(), Full> {
         let connections = taken.for_stores.values();
         let open = connections.filter(|connection| !connection.cut_off.is_cancelled());
-        if open.clone().count() < self.for_stores_max {
-            return true;
+        if open.clone().count() >= self.for_stores_max {
+            let unused = open.filter(|connection| connection.traffic.calls() == 0);
+            let longest = unused.max_by_key(|connection| connection.traffic.idle_ticks());
+            longest.ok_or(Full::Process)?.cut_off.cancel();
         }
-        let unused = open.filter(|connection| connection.traffic.calls() == 0);
-        let longest = unused.max_by_key(|connection| connection.traffic.idle_ticks());
-        longest.inspect(|unused| unused.cut_off.cancel()).is_some()
+        Ok(())
     }
 
     /// How many calls are in flight.

@@ -1,7 +1,7 @@
 //! One peer's visit: a fresh cluster, and what the visit costs it.
 //!
 //! A peer prepares, calls [`Trial::begin`], does its worst, stays for [`Trial::stay`], lets go of its connections and calls
-//! [`Trial::gone`].
+//! [`Trial::gone`]; or it calls [`Trial::store_ends`], and then ends the store.
 
 use std::time::Duration;
 
@@ -85,6 +85,13 @@ impl Trial {
         let store = self.cluster.store.process_id();
         self.costs.after_bytes = kernel::resident(store).context("after the peer has gone")?;
         self.costs.peak_bytes = kernel::peak(store)?;
+        self.phase = Phase::Gone;
+        Ok(())
+    }
+
+    /// The store is about to end, and its memory with it: what counts is the peak until here.
+    pub(crate) fn store_ends(&mut self) -> anyhow::Result<()> {
+        self.costs.peak_bytes = kernel::peak(self.cluster.store.process_id())?;
         self.phase = Phase::Gone;
         Ok(())
     }

@@ -11,6 +11,12 @@ const MESSAGE_COMMANDS_MAX: usize = 512;
 /// A multiple of what one message of each of the two lanes holds.
 const CALLS: usize = 2 * 5 * MESSAGE_COMMANDS_MAX;
 
+/// Tasks that call one after the other.
+const CALLERS: usize = 256;
+
+/// Calls of each of them.
+const CALLS_OF_EACH: usize = 20;
+
 /// On a runtime with one thread the transport stands still while one task makes calls.
 #[tokio::test]
 async fn a_call_that_is_alone_has_a_message_and_calls_that_wait_share_as_few_as_can_be() {
@@ -31,4 +37,32 @@ async fn a_call_that_is_alone_has_a_message_and_calls_that_wait_share_as_few_as_
     let messages = after.command_messages - before.command_messages;
     assert_eq!(commands, CALLS as u64, "each was sent once");
     assert_eq!(messages, CALLS.div_ceil(MESSAGE_COMMANDS_MAX) as u64);
+}
+
+/// How many calls share a message then is a matter of speed, so it is printed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_calls_are_each_sent_once_in_messages_of_at_most_512() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let callers = (0..CALLERS).map(|_| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            for _ in 0..CALLS_OF_EACH {
+                assert_eq!(client.raw_get("k").await, Ok(None));
+            }
+        })
+    });
+    for caller in guarded("all is read", join_all(callers)).await {
+        caller.expect("each is answered");
+    }
+    let stats = client.stats();
+    let (commands, messages) = (stats.commands, stats.command_messages);
+    let mean = commands as f64 / messages as f64;
+    println!("{commands} commands in {messages} messages, {mean:.1} a message");
+    assert_eq!(
+        commands,
+        (CALLERS * CALLS_OF_EACH) as u64,
+        "each was sent once"
+    );
+    assert!((commands.div_ceil(MESSAGE_COMMANDS_MAX as u64)..=commands).contains(&messages));
 }

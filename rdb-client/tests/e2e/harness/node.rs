@@ -260,17 +260,6 @@ impl Node {
         kib << 10
     }
 
-    /// How many bytes the process has read from files, whether from the disk or from the system's cache, and from sockets.
-    pub(crate) fn read_bytes(&self) -> u64 {
-        let process = self.process.as_ref().expect("the process was started");
-        let counters = fs::read_to_string(format!("/proc/{}/io", process.id()));
-        let counters = counters.expect("the process runs");
-        let read = counters
-            .lines()
-            .find_map(|line| line.strip_prefix("rchar:"));
-        read.expect("Linux says").trim().parse().expect("a number")
-    }
-
     /// Waits until the process has ended by itself.
     pub(crate) async fn exited(&mut self) -> ExitStatus {
         let what = format!("{} exits", self.program);

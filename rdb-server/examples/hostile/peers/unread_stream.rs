@@ -15,7 +15,7 @@ const STREAMS: usize = 16;
 const GETS: u64 = 64;
 const VALUE_BYTES: usize = 64 << 10;
 
-/// Time for the answers to wait.
+/// Time for the answers to wait. Far less than a stalled answer may stay, which is 10 s.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Clients that do not close their streams get 2 s for it; the rest is for the flush.
@@ -37,8 +37,7 @@ pub(super) async fn play(trial: &mut Trial) -> anyhow::Result<()> {
         },
     );
     sleep(PAUSE).await;
-    // The process ends, and its memory with it: what counts is the peak until here.
-    trial.gone().await?;
+    trial.store_ends()?;
 
     let store = &mut trial.cluster.store;
     store.terminate();

@@ -1,6 +1,7 @@
 //! Connections that do not speak, do not read, or are too many.
 
 use std::io::ErrorKind;
+use std::time::Instant;
 
 use futures::future::join_all;
 use rdb_proto::kvrpc::RawGetRequest;
@@ -8,8 +9,10 @@ use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::pdpb::GetTsoRequest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tonic_health::pb::HealthCheckRequest;
+use tonic::transport::Channel;
+use tonic::{Response, Streaming};
 use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::bad_input::wire::{VALUE_BYTES_MAX, Wire, bytes};
 use crate::harness::{Cluster, connect, found, guarded};
@@ -85,6 +88,22 @@ async fn is_served(address: &str) -> bool {
     guarded("an answer or the end", checked).await.is_ok()
 }
 
+/// A connection with a call in flight, so that it does not make room for others.
+type Held = (
+    HealthClient<Channel>,
+    Response<Streaming<HealthCheckResponse>>,
+);
+
+/// Takes a place of a process. The watch that saw it become healthy may give its place back a moment later.
+async fn held_place(address: &str) -> Held {
+    found("a free place", async || {
+        let mut health = HealthClient::new(connect(address).await.ok()?);
+        let watch = health.watch(HealthCheckRequest::default()).await.ok()?;
+        Some((health, watch))
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_above_the_cap_is_not_served_while_all_are_in_use() {
     const CONNECTIONS_MAX: usize = 4;
@@ -95,17 +114,9 @@ async fn a_connection_above_the_cap_is_not_served_while_all_are_in_use() {
     cluster.store.start_serving().await;
     let address = cluster.store.address();
 
-    // The watch that saw the store become healthy may give its place back a moment later.
     let mut held = Vec::new();
     while held.len() < CONNECTIONS_MAX {
-        let place = found("a free place", async || {
-            let mut health = HealthClient::new(connect(&address).await.ok()?);
-            // A call in flight: such a connection does not make room for others.
-            let watch = health.watch(HealthCheckRequest::default()).await.ok()?;
-            Some((health, watch))
-        })
-        .await;
-        held.push(place);
+        held.push(held_place(&address).await);
     }
     for _ in 0..3 * CONNECTIONS_MAX {
         assert!(!is_served(&address).await, "every place is taken");
@@ -120,6 +131,26 @@ async fn a_connection_above_the_cap_is_not_served_while_all_are_in_use() {
         is_served(&address).await.then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_connections_leave_at_most_a_line_a_second_in_the_log() {
+    const REFUSED: usize = 500;
+    const LINE: &str = "connection closed: all places for connections are taken";
+    // A store would keep a place for other stores.
+    let cluster = Cluster::prepare();
+    let mut pd = cluster.pd.with_flag("--connections-max", "1");
+    let began = Instant::now();
+    pd.start_serving().await;
+    let address = pd.address();
+    let _held = held_place(&address).await;
+    for _ in 0..REFUSED {
+        closed_after(&address, b"").await;
+    }
+    pd.wait_for_log(LINE).await;
+    let lines = pd.log().matches(LINE).count();
+    let seconds = began.elapsed().as_secs() as usize;
+    assert!(lines <= seconds + 1, "{lines} lines in {seconds} s");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
