@@ -220,7 +220,7 @@ impl Source for PdSource {
         )?;
         exposition.counters(
             "flaredb_rocksdb_background_errors_total",
-            "Errors in RocksDB's own threads. Each stops writes until the next start.",
+            "Flushes and compactions that failed. Each stops writes until the next start. Other causes of that are not counted here.",
             [(DATA, data.background_errors)],
         )
     }

@@ -211,7 +211,9 @@ async fn a_placement_driver_that_stops_says_so_until_it_has() {
         let is_well = async { while http_get(&address, path).await.status != 200 {} };
         timeout(GUARD, is_well).await.expect(path);
     }
+    assert_eq!(metrics(&pd).await.get("flaredb_healthy"), 1.0);
     pd.pd.drain_token().cancel();
+    assert_eq!(metrics(&pd).await.get("flaredb_healthy"), 0.0);
     let health = http_get(&address, "/health").await;
     assert_eq!(health.body, "not serving: it is stopping\n");
     assert_eq!(http_get(&address, "/ready").await.status, 503);

@@ -91,7 +91,7 @@ fn write_counts(both: &Both<'_>, exposition: &mut Exposition<'_>) -> fmt::Result
         ),
         (
             "flaredb_rocksdb_background_errors_total",
-            "Errors in RocksDB's own threads. Each stops writes until the next start.",
+            "Flushes and compactions that failed. Each stops writes until the next start. Other causes of that are not counted here.",
             |figures| figures.background_errors,
         ),
     ];

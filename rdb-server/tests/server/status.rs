@@ -525,6 +525,7 @@ async fn a_store_that_waits_for_its_placement_driver_is_neither_healthy_nor_read
     assert_eq!(ready.body, format!("not ready: {cause}"));
     let metrics = Metrics::of(&store).await;
     assert_eq!(metrics.get("flaredb_regions"), 0.0);
+    assert_eq!(metrics.get("flaredb_healthy"), 0.0);
 
     cluster.pd.start_serving().await;
     cluster.store.wait_for_health(ServingStatus::Serving).await;
@@ -532,6 +533,8 @@ async fn a_store_that_waits_for_its_placement_driver_is_neither_healthy_nor_read
         let answer = http_get(&store, path).await;
         assert_eq!((answer.status, answer.body.as_str()), (200, told));
     }
+    let metrics = Metrics::of(&store).await;
+    assert_eq!(metrics.get("flaredb_healthy"), 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
