@@ -145,3 +145,56 @@ impl TransportMetrics {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use super::super::exposition::text;
+    use super::*;
+    use crate::transport::figures::CountedConnection;
+    use crate::transport::tls::certificates::Ca;
+    use crate::transport::tls::{Pem, ServerTlsOptions};
+
+    #[test]
+    fn each_figure_is_shown_under_its_own_name() {
+        let issued = Ca::new().server();
+        let tls = ServerTls::new(ServerTlsOptions {
+            certificate: Pem::Text(issued.certificate.into_bytes()),
+            key: Pem::Text(issued.key.into_bytes()),
+            client_ca: None,
+        });
+        let tls = tls.expect("it can be used");
+        let not_after_s = tls.certificate_not_after_s();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let days = not_after_s.saturating_sub(now.expect("after 1970").as_secs()) / (24 * 60 * 60);
+        assert!((29..=30).contains(&days), "{not_after_s}");
+        let options = ServeOptions {
+            connections_max: 1,
+            tls: Some(Arc::new(tls)),
+            ..ServeOptions::default()
+        };
+        let figures = &options.figures;
+        figures.connections_accepted.add(5);
+        drop(CountedConnection(Arc::clone(figures)));
+        figures.connections_refused.add(2);
+        figures.handshakes_failed.add(3);
+        let metrics = TransportMetrics::of(&options);
+        let written = text(move |exposition| metrics.write(exposition));
+        let written = written.expect("a string takes all");
+        let expiry = format!("flaredb_tls_certificate_expiry_timestamp_seconds {not_after_s}");
+        for line in [
+            "flaredb_connections 4",
+            "flaredb_connections_limit 1",
+            "flaredb_connections_accepted_total 5",
+            "flaredb_connections_refused_total 2",
+            "flaredb_tls_handshakes_failed_total 3",
+            expiry.as_str(),
+        ] {
+            assert!(
+                written.lines().any(|found| found == line),
+                "{line}\n{written}"
+            );
+        }
+    }
+}
