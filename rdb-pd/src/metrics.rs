@@ -3,6 +3,10 @@
 //! No label has a value from a store or a client. Counting stores briefly takes the lock of the cluster's state, as the list of stores
 //! does; timestamps do not need it.
 
+// The same as those of a store.
+#[path = "../../rdb-server/src/metrics/database.rs"]
+mod database;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -202,28 +206,7 @@ impl Source for PdSource {
         write_cluster(&self.figures, self.cluster.counts(), exposition)?;
         self.write_auth(exposition)?;
         self.transport.write(exposition)?;
-        let data = self.storage.figures().data;
-        exposition.gauge(
-            "flaredb_disk_capacity_bytes",
-            "Size of the file system of the data directory.",
-            data.capacity_bytes as f64,
-        )?;
-        exposition.gauge(
-            "flaredb_disk_available_bytes",
-            "Free bytes of the file system of the data directory.",
-            data.available_bytes as f64,
-        )?;
-        const DATA: Labels<'_> = &[("database", "data")];
-        exposition.counters(
-            "flaredb_rocksdb_wal_syncs_total",
-            "Syncs of the write-ahead log.",
-            [(DATA, data.wal_syncs)],
-        )?;
-        exposition.counters(
-            "flaredb_rocksdb_background_errors_total",
-            "Flushes and compactions that failed. Each stops writes until the next start. Other causes of that are not counted here.",
-            [(DATA, data.background_errors)],
-        )
+        database::write_to(&self.storage.figures().data, None, exposition)
     }
 }
 

@@ -198,6 +198,7 @@ async fn timestamps_are_counted_one_by_one_however_they_are_asked_for() {
         "flaredb_calls_total{service=\"pdpb.Pd\",method=\"GetTso\",code=\"invalid_argument\"}";
     assert_eq!(metrics.get(refused), 1.0, "{}", metrics.text);
     assert!(metrics.get("flaredb_rocksdb_wal_syncs_total{database=\"data\"}") >= 1.0);
+    assert!(metrics.get("flaredb_rocksdb_wal_bytes_total{database=\"data\"}") > 0.0);
     pd.stop().await;
 }
 
