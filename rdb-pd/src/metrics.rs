@@ -3,6 +3,7 @@
 //! No label has a value from a store or a client. Counting stores briefly takes the lock of the cluster's state, as the list of stores
 //! does; timestamps do not need it.
 
+mod calls;
 // The same as those of a store.
 #[path = "../../rdb-server/src/metrics/database.rs"]
 mod database;
@@ -23,17 +24,21 @@ use rdb_storage::Storage;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::calls::CallKind;
+
+use self::calls::CallDurations;
 use crate::auth::{Authority, Present};
 use crate::cluster::{Cluster, ClusterCounts, ClusterError, ClusterLoad};
 use crate::page::{OfProcess, present};
 use crate::service::SystemAllocator;
 use crate::tso::{TsoFigures, TsoPosition};
 
-/// What stores have asked for, since the start.
+/// What stores and clients have asked for, since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     pub(crate) registrations: Answers,
     pub(crate) heartbeats: Answers,
+    pub(crate) durations: CallDurations,
     /// Calls, and requests for timestamps on streams.
     pub(crate) slow: SlowLog,
     pub(crate) spans: Spans,
@@ -286,10 +291,10 @@ fn write_timestamps(
         "Requests for timestamps that got none in time.",
         figures.failures.get(),
     )?;
-    exposition.counter(
-        "flaredb_tso_bound_moves_total",
-        "Times that the bound of timestamps was made durable.",
-        figures.bound_moves.get(),
+    exposition.histogram(
+        "flaredb_tso_bound_move_duration_seconds",
+        "How long each move of the bound of timestamps took until it was durable.",
+        &figures.bound_moves.snapshot(),
     )?;
     let TsoPosition {
         to_bound_ms,
@@ -317,6 +322,7 @@ fn write_cluster(
         "Calls, and requests for timestamps, that took --slow-log-ms or longer. The log tells of one a second.",
         figures.slow.count(),
     )?;
+    figures.durations.write_to(exposition)?;
     figures.spans.write_to(exposition)?;
     figures.registrations.write_to(
         "flaredb_registrations_total",

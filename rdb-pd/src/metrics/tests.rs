@@ -24,7 +24,7 @@ fn each_figure_of_timestamps_is_shown_under_its_own_name() {
     figures.waits_for_bound.add(2);
     figures.waits_for_clock.add(3);
     figures.failures.add(4);
-    figures.bound_moves.add(5);
+    figures.bound_moves.note_each(Duration::from_secs(1), 5);
     let position = TsoPosition {
         to_bound_ms: 1_500,
         ahead_of_clock_ms: -2_500,
@@ -36,7 +36,7 @@ fn each_figure_of_timestamps_is_shown_under_its_own_name() {
             "flaredb_tso_waits_total{reason=\"bound\"} 2",
             "flaredb_tso_waits_total{reason=\"clock\"} 3",
             "flaredb_tso_failures_total 4",
-            "flaredb_tso_bound_moves_total 5",
+            "flaredb_tso_bound_move_duration_seconds_count 5",
             "flaredb_tso_bound_distance_seconds 1.5",
             "flaredb_tso_clock_distance_seconds -2.5",
         ],
@@ -47,6 +47,14 @@ fn each_figure_of_timestamps_is_shown_under_its_own_name() {
 fn each_figure_of_the_cluster_is_shown_under_its_own_name() {
     let figures = Figures::told_by(SlowLog::of_threshold_ms(1), Spans::default());
     figures.slow.tell(Instant::now(), 8, |_| {});
+    for (kind, count) in [
+        (CallKind::Timestamp, 9),
+        (CallKind::Lookup, 10),
+        (CallKind::Heartbeat, 11),
+        (CallKind::Other, 12),
+    ] {
+        figures.durations.note(kind, Duration::from_secs(1), count);
+    }
     let counts = ClusterCounts {
         up: 1,
         disconnected: 2,
@@ -67,6 +75,10 @@ fn each_figure_of_the_cluster_is_shown_under_its_own_name() {
             "flaredb_cluster_replicas 6",
             "flaredb_cluster_regions_under_replicated 7",
             "flaredb_slow_calls_total 8",
+            "flaredb_call_duration_seconds_count{kind=\"timestamp\"} 9",
+            "flaredb_call_duration_seconds_count{kind=\"lookup\"} 10",
+            "flaredb_call_duration_seconds_count{kind=\"heartbeat\"} 11",
+            "flaredb_call_duration_seconds_count{kind=\"other\"} 12",
         ],
     );
 }

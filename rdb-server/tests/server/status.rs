@@ -587,7 +587,7 @@ async fn the_placement_driver_counts_timestamps_registrations_and_heartbeats() {
     let timestamps = "flaredb_tso_timestamps_total";
     assert_eq!(after.get(timestamps) - before.get(timestamps), 9.0);
     assert_eq!(after.get("flaredb_tso_failures_total"), 0.0);
-    assert!(after.get("flaredb_tso_bound_moves_total") >= 1.0);
+    assert!(after.get("flaredb_tso_bound_move_duration_seconds_count") >= 1.0);
     let distance = after.get("flaredb_tso_bound_distance_seconds");
     assert!(0.0 < distance && distance <= 3.0, "{distance}");
     // One to be let in, one to say that it has kept its id.
