@@ -3,6 +3,11 @@
 //! No label has a value from a store or a client. Counting stores briefly takes the lock of the cluster's state, as the list of stores
 //! does; timestamps do not need it.
 
+mod calls;
+// The same as those of a store.
+#[path = "../../rdb-server/src/metrics/database.rs"]
+mod database;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,17 +24,21 @@ use rdb_storage::Storage;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::calls::CallKind;
+
+use self::calls::CallDurations;
 use crate::auth::{Authority, Present};
-use crate::cluster::{Cluster, ClusterError, ClusterLoad};
+use crate::cluster::{Cluster, ClusterCounts, ClusterError, ClusterLoad};
 use crate::page::{OfProcess, present};
 use crate::service::SystemAllocator;
-use crate::tso::TsoPosition;
+use crate::tso::{TsoFigures, TsoPosition};
 
-/// What stores have asked for, since the start.
+/// What stores and clients have asked for, since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     pub(crate) registrations: Answers,
     pub(crate) heartbeats: Answers,
+    pub(crate) durations: CallDurations,
     /// Calls, and requests for timestamps on streams.
     pub(crate) slow: SlowLog,
     pub(crate) spans: Spans,
@@ -197,32 +206,12 @@ impl Source for PdSource {
     }
 
     fn write_metrics(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
-        self.write_timestamps(exposition)?;
-        self.write_cluster(exposition)?;
+        let (figures, position) = (self.allocator.figures(), self.allocator.position());
+        write_timestamps(figures, position, exposition)?;
+        write_cluster(&self.figures, self.cluster.counts(), exposition)?;
         self.write_auth(exposition)?;
         self.transport.write(exposition)?;
-        let data = self.storage.figures().data;
-        exposition.gauge(
-            "flaredb_disk_capacity_bytes",
-            "Size of the file system of the data directory.",
-            data.capacity_bytes as f64,
-        )?;
-        exposition.gauge(
-            "flaredb_disk_available_bytes",
-            "Free bytes of the file system of the data directory.",
-            data.available_bytes as f64,
-        )?;
-        const DATA: Labels<'_> = &[("database", "data")];
-        exposition.counters(
-            "flaredb_rocksdb_wal_syncs_total",
-            "Syncs of the write-ahead log.",
-            [(DATA, data.wal_syncs)],
-        )?;
-        exposition.counters(
-            "flaredb_rocksdb_background_errors_total",
-            "Errors in RocksDB's own threads. Each stops writes until the next start.",
-            [(DATA, data.background_errors)],
-        )
+        database::write_to(&self.storage.figures().data, None, exposition)
     }
 }
 
@@ -274,90 +263,100 @@ impl PdSource {
             ],
         )
     }
-
-    fn write_timestamps(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
-        let figures = self.allocator.figures();
-        exposition.counter(
-            "flaredb_tso_timestamps_total",
-            "Timestamps that were handed out.",
-            figures.timestamps.get(),
-        )?;
-        exposition.counters(
-            "flaredb_tso_waits_total",
-            "Requests for timestamps that had to wait, by what for.",
-            [
-                (
-                    &[("reason", "bound")] as Labels<'_>,
-                    figures.waits_for_bound.get(),
-                ),
-                (&[("reason", "clock")], figures.waits_for_clock.get()),
-            ],
-        )?;
-        exposition.counter(
-            "flaredb_tso_failures_total",
-            "Requests for timestamps that got none in time.",
-            figures.failures.get(),
-        )?;
-        exposition.counter(
-            "flaredb_tso_bound_moves_total",
-            "Times that the bound of timestamps was made durable.",
-            figures.bound_moves.get(),
-        )?;
-        let TsoPosition {
-            to_bound_ms,
-            ahead_of_clock_ms,
-        } = self.allocator.position();
-        exposition.gauge(
-            "flaredb_tso_bound_distance_seconds",
-            "How far the durable bound is ahead of the last timestamp. At 0 none is handed out.",
-            to_bound_ms as f64 / 1e3,
-        )?;
-        exposition.gauge(
-            "flaredb_tso_clock_distance_seconds",
-            "How far timestamps are ahead of the wall clock. Negative: the clock jumped ahead and is not followed.",
-            ahead_of_clock_ms as f64 / 1e3,
-        )
-    }
-
-    fn write_cluster(&self, exposition: &mut Exposition<'_>) -> fmt::Result {
-        exposition.counter(
-            "flaredb_slow_calls_total",
-            "Calls, and requests for timestamps, that took --slow-log-ms or longer. The log tells of one a second.",
-            self.figures.slow.count(),
-        )?;
-        self.figures.spans.write_to(exposition)?;
-        self.figures.registrations.write_to(
-            "flaredb_registrations_total",
-            "Registrations of stores, by how they were answered. Each start of a store registers twice.",
-            exposition,
-        )?;
-        self.figures.heartbeats.write_to(
-            "flaredb_heartbeats_total",
-            "Heartbeats of stores, by how they were answered.",
-            exposition,
-        )?;
-        let counts = self.cluster.counts();
-        let stores = counts.stores_by_state();
-        let stores = stores.map(|(state, count)| ([("state", state)], count as f64));
-        exposition.gauges(
-            "flaredb_stores",
-            "Stores of the cluster, by state.",
-            stores.iter().map(|(labels, count)| (&labels[..], *count)),
-        )?;
-        exposition.gauge(
-            "flaredb_cluster_regions",
-            "Regions of the cluster.",
-            counts.regions as f64,
-        )?;
-        exposition.gauge(
-            "flaredb_cluster_replicas",
-            "Replicas that a region is to have if there are stores for them.",
-            counts.replicas as f64,
-        )?;
-        exposition.gauge(
-            "flaredb_cluster_regions_under_replicated",
-            "Regions of which fewer voters live than they are to have on the stores that there are.",
-            counts.under_replicated as f64,
-        )
-    }
 }
+
+fn write_timestamps(
+    figures: &TsoFigures,
+    position: TsoPosition,
+    exposition: &mut Exposition<'_>,
+) -> fmt::Result {
+    exposition.counter(
+        "flaredb_tso_timestamps_total",
+        "Timestamps that were handed out.",
+        figures.timestamps.get(),
+    )?;
+    exposition.counters(
+        "flaredb_tso_waits_total",
+        "Requests for timestamps that had to wait, by what for.",
+        [
+            (
+                &[("reason", "bound")] as Labels<'_>,
+                figures.waits_for_bound.get(),
+            ),
+            (&[("reason", "clock")], figures.waits_for_clock.get()),
+        ],
+    )?;
+    exposition.counter(
+        "flaredb_tso_failures_total",
+        "Requests for timestamps that got none in time.",
+        figures.failures.get(),
+    )?;
+    exposition.histogram(
+        "flaredb_tso_bound_move_duration_seconds",
+        "How long each move of the bound of timestamps took until it was durable.",
+        &figures.bound_moves.snapshot(),
+    )?;
+    let TsoPosition {
+        to_bound_ms,
+        ahead_of_clock_ms,
+    } = position;
+    exposition.gauge(
+        "flaredb_tso_bound_distance_seconds",
+        "How far the durable bound is ahead of the last timestamp. At 0 none is handed out.",
+        to_bound_ms as f64 / 1e3,
+    )?;
+    exposition.gauge(
+        "flaredb_tso_clock_distance_seconds",
+        "How far timestamps are ahead of the wall clock. Negative: the clock jumped ahead and is not followed.",
+        ahead_of_clock_ms as f64 / 1e3,
+    )
+}
+
+fn write_cluster(
+    figures: &Figures,
+    counts: ClusterCounts,
+    exposition: &mut Exposition<'_>,
+) -> fmt::Result {
+    exposition.counter(
+        "flaredb_slow_calls_total",
+        "Calls, and requests for timestamps, that took --slow-log-ms or longer. The log tells of one a second.",
+        figures.slow.count(),
+    )?;
+    figures.durations.write_to(exposition)?;
+    figures.spans.write_to(exposition)?;
+    figures.registrations.write_to(
+        "flaredb_registrations_total",
+        "Registrations of stores, by how they were answered. Each start of a store registers twice.",
+        exposition,
+    )?;
+    figures.heartbeats.write_to(
+        "flaredb_heartbeats_total",
+        "Heartbeats of stores, by how they were answered.",
+        exposition,
+    )?;
+    let stores = counts.stores_by_state();
+    let stores = stores.map(|(state, count)| ([("state", state)], count as f64));
+    exposition.gauges(
+        "flaredb_stores",
+        "Stores of the cluster, by state.",
+        stores.iter().map(|(labels, count)| (&labels[..], *count)),
+    )?;
+    exposition.gauge(
+        "flaredb_cluster_regions",
+        "Regions of the cluster.",
+        counts.regions as f64,
+    )?;
+    exposition.gauge(
+        "flaredb_cluster_replicas",
+        "Replicas that a region is to have if there are stores for them.",
+        counts.replicas as f64,
+    )?;
+    exposition.gauge(
+        "flaredb_cluster_regions_under_replicated",
+        "Regions of which fewer voters live than they are to have on the stores that there are.",
+        counts.under_replicated as f64,
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! Calls that may be slow: from their arrival until they have an answer, or are given up.
+//! Calls, which may be slow: from their arrival until they have an answer, or are given up.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -7,14 +7,15 @@ use rdb_proto::trace::{TraceContext, TraceId};
 use rdb_proto::transport::{Call, UnservedCall, UnservedCalls};
 use tonic::{Code, Status};
 
-use crate::metrics::Figures;
+use crate::metrics::{CallKind, Figures};
 
-/// Told of when it is dropped, if it was slow, or is a part of a sampled trace.
+/// Its time is noted when it is dropped. It is told of, too, if it was slow, or is a part of a sampled trace.
 #[must_use = "it is told of as given up unless it gets its result"]
 pub(super) struct Timed<'a> {
     figures: &'a Figures,
     call: &'a Call,
     method: &'static str,
+    kind: CallKind,
     /// How many requests it is.
     count: u64,
     at: Instant,
@@ -30,6 +31,7 @@ impl<'a> Timed<'a> {
             figures,
             call,
             method,
+            kind: CallKind::of(method),
             count: 1,
             at: Instant::now(),
             admission: call.waited().take(),
@@ -38,8 +40,9 @@ impl<'a> Timed<'a> {
         }
     }
 
-    /// The same for `count` requests of a stream together.
+    /// The same for `count` requests of a stream for timestamps together.
     pub(super) fn of_requests(mut self, count: usize) -> Self {
+        self.kind = CallKind::Timestamp;
         self.count = count as u64;
         self
     }
@@ -64,6 +67,7 @@ impl Drop for Timed<'_> {
         // How long it has waited for room for its answer.
         let answer = self.call.waited().take();
         let total = now.saturating_duration_since(self.at) + self.admission;
+        self.figures.durations.note(self.kind, total, self.count);
         let trace = self.call.trace().copied();
         self.figures.send_span(trace, |trace| Span {
             trace,
@@ -103,6 +107,8 @@ impl UnservedCalls for Figures {
         if !["pdpb.Pd", "authpb.Auth"].contains(&call.service) {
             return;
         }
+        let kind = CallKind::of(call.method);
+        self.durations.note(kind, call.waited, 1);
         let outcome = if call.is_refused {
             "refused"
         } else {

@@ -193,8 +193,9 @@ impl<C: Clock, B: BoundStore> Allocator<C, B> {
             .position_ms()
             .saturating_add(WINDOW_MS)
             .min(PHYSICAL_MS_MAX);
+        let began = Instant::now();
         self.store.persist(bound_ms).await?;
-        self.figures.bound_moves.increment();
+        self.figures.bound_moves.note(began.elapsed());
         self.bound.fetch_max(compose(bound_ms), Ordering::AcqRel);
         self.bound_moved.notify_waiters();
         Ok(())

@@ -1,11 +1,11 @@
 //! What the allocator counts.
 
-use rdb_proto::figures::Counter;
+use rdb_proto::figures::{Counter, Histogram};
 
 use super::WaitFor;
 
 /// Figures of an allocator, since its start.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TsoFigures {
     /// Timestamps that were handed out.
     pub timestamps: Counter,
@@ -15,8 +15,20 @@ pub struct TsoFigures {
     pub waits_for_clock: Counter,
     /// Allocations that waited without success.
     pub failures: Counter,
-    /// Times that the bound was made durable.
-    pub bound_moves: Counter,
+    /// How long each move of the bound took until it was durable.
+    pub bound_moves: Histogram,
+}
+
+impl Default for TsoFigures {
+    fn default() -> Self {
+        Self {
+            timestamps: Counter::default(),
+            waits_for_bound: Counter::default(),
+            waits_for_clock: Counter::default(),
+            failures: Counter::default(),
+            bound_moves: Histogram::of_durations(),
+        }
+    }
 }
 
 impl TsoFigures {

@@ -45,6 +45,13 @@ async fn answers_to_stores_are_counted_by_whether_they_were_let_in() {
         assert_eq!(metrics.get(&sample), count, "{sample}");
     }
     assert_eq!(metrics.get("flaredb_stores{state=\"up\"}"), 1.0);
+    let calls = |kind| {
+        let sample = format!("flaredb_call_duration_seconds_count{{kind=\"{kind}\"}}");
+        metrics.get(&sample)
+    };
+    assert_eq!((calls("heartbeat"), calls("lookup")), (4.0, 0.0));
+    // The first registration is two calls.
+    assert!(calls("other") >= 3.0, "{}", metrics.text);
     pd.stop().await;
 }
 
@@ -192,12 +199,16 @@ async fn timestamps_are_counted_one_by_one_however_they_are_asked_for() {
     while answers.message().await.unwrap().is_some() {}
     let metrics = metrics(&pd).await;
     assert_eq!(metrics.get("flaredb_tso_timestamps_total"), 65_551.0);
+    // Beside these two, requests of the stream that had to wait.
+    let timed = metrics.get("flaredb_call_duration_seconds_count{kind=\"timestamp\"}");
+    assert!((2.0..=7.0).contains(&timed), "{timed}");
     let streams = "flaredb_calls_total{service=\"pdpb.Pd\",method=\"Tso\",code=\"ok\"}";
     assert_eq!(metrics.get(streams), 1.0, "{}", metrics.text);
     let refused =
         "flaredb_calls_total{service=\"pdpb.Pd\",method=\"GetTso\",code=\"invalid_argument\"}";
     assert_eq!(metrics.get(refused), 1.0, "{}", metrics.text);
     assert!(metrics.get("flaredb_rocksdb_wal_syncs_total{database=\"data\"}") >= 1.0);
+    assert!(metrics.get("flaredb_rocksdb_wal_bytes_total{database=\"data\"}") > 0.0);
     pd.stop().await;
 }
 
@@ -211,7 +222,9 @@ async fn a_placement_driver_that_stops_says_so_until_it_has() {
         let is_well = async { while http_get(&address, path).await.status != 200 {} };
         timeout(GUARD, is_well).await.expect(path);
     }
+    assert_eq!(metrics(&pd).await.get("flaredb_healthy"), 1.0);
     pd.pd.drain_token().cancel();
+    assert_eq!(metrics(&pd).await.get("flaredb_healthy"), 0.0);
     let health = http_get(&address, "/health").await;
     assert_eq!(health.body, "not serving: it is stopping\n");
     assert_eq!(http_get(&address, "/ready").await.status, 503);

@@ -21,6 +21,9 @@ pub struct UnchargedCalls {
     stores: Arc<Semaphore>,
     /// For calls that are refused as busy.
     busy: Arc<Semaphore>,
+    /// How many places each kind has.
+    #[cfg(any(test, feature = "process"))]
+    count_max: usize,
 }
 
 /// A place that is taken until this is dropped.
@@ -35,6 +38,8 @@ impl UnchargedCalls {
             strangers: places(),
             stores: places(),
             busy: places(),
+            #[cfg(any(test, feature = "process"))]
+            count_max,
         }
     }
 
@@ -55,6 +60,24 @@ impl UnchargedCalls {
     /// A place for the refusal of one who may not call.
     pub(super) fn denied(&self) -> Option<UnchargedPlace> {
         take(&self.strangers)
+    }
+
+    /// How many places each kind has.
+    #[cfg(any(test, feature = "process"))]
+    pub(super) fn count_max(&self) -> usize {
+        self.count_max
+    }
+
+    /// How many places of each kind are taken.
+    #[cfg(any(test, feature = "process"))]
+    pub(super) fn taken(&self) -> [(&'static str, usize); 4] {
+        let taken = |places: &Semaphore| self.count_max.saturating_sub(places.available_permits());
+        [
+            ("users", taken(&self.users)),
+            ("strangers", taken(&self.strangers)),
+            ("stores", taken(&self.stores)),
+            ("busy", taken(&self.busy)),
+        ]
     }
 }
 
@@ -86,7 +109,9 @@ mod tests {
         assert!(others.iter().all(Option::is_some));
         assert!(waiting("/grpc.health.v1.Health/Watch").is_none());
         assert!(calls.busy().is_none() && calls.denied().is_none());
+        assert!(calls.taken().iter().all(|(_, count)| *count == 1));
         drop(held);
+        assert_eq!(calls.taken()[0], ("users", 0));
         assert!(waiting("/kvrpc.KvBatch/Batch").is_some());
     }
 }

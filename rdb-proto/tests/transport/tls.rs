@@ -204,6 +204,27 @@ async fn a_client_says_why_a_server_does_not_let_it_in() {
     assert_eq!(server.puts.load(Ordering::SeqCst), 0);
 }
 
+#[cfg(feature = "process")]
+#[tokio::test]
+async fn a_handshake_that_fails_is_counted() {
+    use rdb_proto::transport::status::{TransportMetrics, metrics_text};
+
+    let ca = Ca::new();
+    let options = over(server_tls(&ca.server(), Some(&ca)));
+    let metrics = TransportMetrics::of(&options);
+    let is_shown = |line: &str| {
+        let metrics = metrics.clone();
+        let text = metrics_text(move |exposition| metrics.write(exposition));
+        let text = text.expect("a string takes all");
+        text.lines().any(|shown| shown == line)
+    };
+    assert!(is_shown("flaredb_tls_handshakes_failed_total 0"));
+    let server = TestServer::start(options).await;
+    refusal(&server, &client(trusting(&ca))).await;
+    let counted = || is_shown("flaredb_tls_handshakes_failed_total 1");
+    crate::fixture::until("it is counted", counted).await;
+}
+
 /// What handshakes with `versions` are, one after the other, by a client that would resume what it has shaken hands for.
 async fn handshakes(
     server: &TestServer,

@@ -5,8 +5,8 @@
 //!   of the log about commands that took long, `traced` has the spans of those that are parts of traces.
 //! - `audit`: what the audit log has of commands.
 //! - [`StoreSource`]: the store as its status pages show it. It names, describes and encodes all figures at the time of a scrape: those
-//!   above, and those that storage, log, groups and transport have counted. `database`, `replication` and `rights` have the names of the
-//!   latter.
+//!   above, and those that storage, log, groups and transport have counted. `storage`, `database`, `replication` and `rights` have the
+//!   names of the latter.
 //! - [`LoadMeter`]: what the placement driver is told of it. `page` is what the store's page shows.
 //!
 //! Invariants:
@@ -25,6 +25,7 @@ mod replication;
 mod rights;
 mod slow;
 mod source;
+mod storage;
 mod together;
 mod traced;
 

@@ -53,3 +53,42 @@ fn refused(guard: &Guard) -> [(&'static str, u64); 3] {
         ("unavailable", refusals.unavailable()),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rdb_proto::auth::Rights;
+    use rdb_proto::authpb;
+    use rdb_proto::transport::status::metrics_text;
+
+    use super::*;
+
+    fn written(guard: Guard) -> String {
+        let text = metrics_text(move |exposition| write_to(&guard, exposition));
+        text.expect("a string takes all")
+    }
+
+    #[test]
+    fn a_copy_of_the_rights_has_a_version_and_an_age_which_are_absent_without_one() {
+        const VERSION: u64 = 1_000_000_000;
+        const AGE: &str = "flaredb_auth_rights_age_seconds ";
+        let none = written(Guard::off());
+        assert!(none.contains("\nflaredb_auth_enforced 0\n"), "{none}");
+        let is_of_copy = |line: &str| line.starts_with("flaredb_auth_rights");
+        assert!(!none.lines().any(is_of_copy), "{none}");
+        let rights = Rights::of(&authpb::Rights {
+            version: VERSION,
+            users: Vec::new(),
+        });
+        let guard = Guard::without_limit(Arc::new(rights.expect("valid")));
+        let some = written(guard);
+        let version = format!("flaredb_auth_rights_version {VERSION}");
+        for line in ["flaredb_auth_enforced 1", &version] {
+            assert!(some.lines().any(|found| found == line), "{line}\n{some}");
+        }
+        let age = some.lines().find_map(|line| line.strip_prefix(AGE));
+        let age: f64 = age.expect("it has one").parse().expect("a number");
+        assert!(age < VERSION as f64, "{some}");
+    }
+}

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Figures, database, replication, rights};
+use super::{Figures, database, replication, rights, storage};
 use crate::placement_drivers::PlacementDrivers;
 use crate::regions::{RegionCounts, Regions};
 use crate::rights::RightsCopy;
@@ -159,9 +159,10 @@ impl Source for StoreSource {
         self.figures.proposals.write_to(exposition)?;
         self.transport.write(exposition)?;
         rights::write_to(self.rights.guard(), exposition)?;
-        let storage = self.storage.figures();
+        let figures = self.storage.figures();
         let log = self.regions.log_database_figures();
-        database::write_to(&storage, &log, exposition)?;
+        storage::write_to(&figures, exposition)?;
+        database::write_to(&figures.data, Some(&log), exposition)?;
         replication::write_to(
             self.regions.counts(),
             self.regions.node_figures(),

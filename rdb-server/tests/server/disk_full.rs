@@ -176,6 +176,7 @@ async fn a_full_disk_stops_writes_only_and_loses_nothing_acknowledged() {
     };
     assert_eq!(puts("ok"), f64::from(acknowledged));
     assert_eq!(puts("undetermined") + puts("failed"), 2.0);
+    assert_eq!(metrics.get("flaredb_healthy"), 0.0);
 
     let client = cluster.client().await;
     assert_readable(&client, 0..acknowledged).await;

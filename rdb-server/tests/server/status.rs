@@ -525,6 +525,7 @@ async fn a_store_that_waits_for_its_placement_driver_is_neither_healthy_nor_read
     assert_eq!(ready.body, format!("not ready: {cause}"));
     let metrics = Metrics::of(&store).await;
     assert_eq!(metrics.get("flaredb_regions"), 0.0);
+    assert_eq!(metrics.get("flaredb_healthy"), 0.0);
 
     cluster.pd.start_serving().await;
     cluster.store.wait_for_health(ServingStatus::Serving).await;
@@ -532,6 +533,8 @@ async fn a_store_that_waits_for_its_placement_driver_is_neither_healthy_nor_read
         let answer = http_get(&store, path).await;
         assert_eq!((answer.status, answer.body.as_str()), (200, told));
     }
+    let metrics = Metrics::of(&store).await;
+    assert_eq!(metrics.get("flaredb_healthy"), 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -584,7 +587,7 @@ async fn the_placement_driver_counts_timestamps_registrations_and_heartbeats() {
     let timestamps = "flaredb_tso_timestamps_total";
     assert_eq!(after.get(timestamps) - before.get(timestamps), 9.0);
     assert_eq!(after.get("flaredb_tso_failures_total"), 0.0);
-    assert!(after.get("flaredb_tso_bound_moves_total") >= 1.0);
+    assert!(after.get("flaredb_tso_bound_move_duration_seconds_count") >= 1.0);
     let distance = after.get("flaredb_tso_bound_distance_seconds");
     assert!(0.0 < distance && distance <= 3.0, "{distance}");
     // One to be let in, one to say that it has kept its id.

@@ -68,16 +68,19 @@ impl Metrics {
         }
     }
 
-    /// The sample of this name, with its labels if it has any, e.g. `a_total{kind="b"}`. One that was never noted is 0.
+    /// The sample of this name, with its labels if it has any, e.g. `a_total{kind="b"}`. It has to be there, also if it is 0.
     pub(crate) fn get(&self, sample: &str) -> f64 {
-        self.samples.get(sample).copied().unwrap_or(0.0)
+        let value = self.samples.get(sample);
+        *value.unwrap_or_else(|| panic!("no {sample} in {}", self.text))
     }
 
-    /// The sum of all samples of this name.
+    /// The sum of all samples of this name. There has to be one.
     pub(crate) fn sum(&self, name: &str) -> f64 {
         let of_name = |sample: &str| sample == name || sample.starts_with(&format!("{name}{{"));
         let samples = self.samples.iter().filter(|(sample, _)| of_name(sample));
-        samples.map(|(_, value)| value).sum()
+        let values: Vec<_> = samples.map(|(_, value)| *value).collect();
+        assert!(!values.is_empty(), "no {name} in {}", self.text);
+        values.into_iter().sum()
     }
 
     /// The names of all metrics with their types, as queries name them: those of counters end with `_total`, those of facts with

@@ -160,8 +160,12 @@ fn with_labels(
     encode(&mut metric.encode_family(&labels)?)
 }
 
-/// The text of what `write` writes.
-pub(super) fn text(
+/// The text of what `write` writes, as `/metrics` has it.
+///
+/// # Errors
+///
+/// Only those of `write`.
+pub fn text(
     write: impl Fn(&mut Exposition<'_>) -> fmt::Result + Send + Sync + 'static,
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();

@@ -29,7 +29,7 @@ mod transport_metrics;
 
 pub use address::{StatusAddress, StatusListenError};
 pub use brief::{brief_findings, brief_list, brief_text};
-pub use exposition::{Exposition, Labels};
+pub use exposition::{Exposition, Labels, text as metrics_text};
 pub use history::{NEW_ROWS_BYTES_MAX, Reading, Readings};
 pub use page::{PAGE_INTERVAL, STORE_COLUMNS, Subject, View};
 pub use pages::Source;

@@ -257,6 +257,11 @@ impl Pages {
         let (process, source) = (self.process.clone(), Arc::clone(&self.source));
         let written = text(move |exposition| {
             process.write(exposition)?;
+            exposition.gauge(
+                "flaredb_healthy",
+                "Whether the process does all of its work: 1 or 0. At 0, /health says why.",
+                f64::from(u8::from(source.health().is_ok())),
+            )?;
             source.write_metrics(exposition)
         });
         match written {
@@ -466,6 +471,7 @@ mod tests {
         assert_eq!(status, StatusCode::OK);
         assert!(content_type.starts_with("application/openmetrics-text; version=1.0.0"));
         assert!(written.contains("\nflaredb_pains_total 9\n"), "{written}");
+        assert!(written.contains("\nflaredb_healthy 0\n"), "{written}");
         assert!(written.contains("\nflaredb_build_info{"), "{written}");
         assert!(written.ends_with("# EOF\n"), "{written}");
     }

@@ -9,6 +9,7 @@ use super::super::budget::ByteBudget;
 use super::super::figures::TransportFigures;
 use super::super::serve::ServeOptions;
 use super::super::tls::ServerTls;
+use super::super::uncharged::UnchargedCalls;
 use super::{Exposition, Labels};
 use crate::audit::AuditLog;
 
@@ -20,6 +21,7 @@ pub struct TransportMetrics {
     store_connections_max: usize,
     clients: ByteBudget,
     stores: ByteBudget,
+    uncharged: Arc<UnchargedCalls>,
     tls: Option<Arc<ServerTls>>,
     audit: Option<AuditLog>,
 }
@@ -36,6 +38,7 @@ impl TransportMetrics {
             store_connections_max: options.store_connections_max,
             clients: options.bytes_in_flight.clone(),
             stores: options.stores_bytes_in_flight.clone(),
+            uncharged: Arc::clone(&options.uncharged_calls),
             tls: options.tls.clone(),
             audit: options.audit.clone(),
         }
@@ -75,6 +78,18 @@ impl TransportMetrics {
                 self.clients.bytes_max() as f64,
                 self.stores.bytes_max() as f64,
             ),
+        )?;
+        let taken = self.uncharged.taken();
+        let taken = taken.map(|(of, count)| ([("of", of)], count as f64));
+        exposition.gauges(
+            "flaredb_uncharged_calls",
+            "Calls that count in no bytes in flight: those that wait for their first ones, and refused ones until their answers are sent.",
+            taken.iter().map(|(labels, count)| (&labels[..], *count)),
+        )?;
+        exposition.gauge(
+            "flaredb_uncharged_calls_limit",
+            "Places for such calls, of each kind. Calls that find none do not wait for room.",
+            self.uncharged.count_max() as f64,
         )
     }
 
@@ -143,5 +158,72 @@ impl TransportMetrics {
             "gRPC calls that are not answered yet, and streams that are open.",
             labels.iter().map(|labels| &labels[..]).zip(counts),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use super::super::exposition::text;
+    use super::*;
+    use crate::transport::figures::CountedConnection;
+    use crate::transport::methods::Method;
+    use crate::transport::tls::certificates::Ca;
+    use crate::transport::tls::{Pem, ServerTlsOptions};
+
+    #[test]
+    fn each_figure_is_shown_under_its_own_name() {
+        let issued = Ca::new().server();
+        let tls = ServerTls::new(ServerTlsOptions {
+            certificate: Pem::Text(issued.certificate.into_bytes()),
+            key: Pem::Text(issued.key.into_bytes()),
+            client_ca: None,
+        });
+        let tls = tls.expect("it can be used");
+        let not_after_s = tls.certificate_not_after_s();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let days = not_after_s.saturating_sub(now.expect("after 1970").as_secs()) / (24 * 60 * 60);
+        assert!((29..=30).contains(&days), "{not_after_s}");
+        let options = ServeOptions {
+            connections_max: 1,
+            uncharged_calls: Arc::new(UnchargedCalls::new(6)),
+            tls: Some(Arc::new(tls)),
+            ..ServeOptions::default()
+        };
+        let figures = &options.figures;
+        figures.connections_accepted.add(5);
+        drop(CountedConnection(Arc::clone(figures)));
+        figures.connections_refused.add(2);
+        figures.handshakes_failed.add(3);
+        let calls = &options.uncharged_calls;
+        let of_store = || calls.waiting(Method::of("/raftpb.RaftPeer/Bulk"));
+        let mut places = vec![calls.waiting(Method::of("/kvrpc.KvRaw/RawGet"))];
+        places.extend([calls.denied(), calls.denied()]);
+        places.extend([of_store(), of_store(), of_store()]);
+        places.extend([calls.busy(), calls.busy(), calls.busy(), calls.busy()]);
+        assert!(places.iter().all(Option::is_some));
+        let metrics = TransportMetrics::of(&options);
+        let written = text(move |exposition| metrics.write(exposition));
+        let written = written.expect("a string takes all");
+        let expiry = format!("flaredb_tls_certificate_expiry_timestamp_seconds {not_after_s}");
+        for line in [
+            "flaredb_connections 4",
+            "flaredb_connections_limit 1",
+            "flaredb_connections_accepted_total 5",
+            "flaredb_connections_refused_total 2",
+            "flaredb_tls_handshakes_failed_total 3",
+            expiry.as_str(),
+            "flaredb_uncharged_calls{of=\"users\"} 1",
+            "flaredb_uncharged_calls{of=\"strangers\"} 2",
+            "flaredb_uncharged_calls{of=\"stores\"} 3",
+            "flaredb_uncharged_calls{of=\"busy\"} 4",
+            "flaredb_uncharged_calls_limit 6",
+        ] {
+            assert!(
+                written.lines().any(|found| found == line),
+                "{line}\n{written}"
+            );
+        }
     }
 }
