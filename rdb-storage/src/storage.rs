@@ -73,8 +73,8 @@ pub struct StorageStats {
     /// Reads of [`Reader`] that went to a blocking thread since the open: scans, reads of many keys, and those of data that
     /// was not in memory.
     pub disk_read_count: u64,
-    /// How often, since the open, a submission was put aside because its keys were not in memory. Submissions that are only
-    /// warmed count, too.
+    /// How often, since the open, a submission was put aside because its keys were not in memory, or their records too large to
+    /// be read at once. Submissions that are only warmed count, too.
     pub cold_write_count: u64,
 }
 
@@ -215,8 +215,8 @@ impl Storage {
     /// Reads into memory what applying a submission reads: the versioned keys of its swaps and deletes. An
     /// [`apply_from_memory`](Self::apply_from_memory) that comes soon finds it then.
     ///
-    /// `then` is called exactly once. If all is in memory, it is called right here, else on another thread, or on the one that
-    /// closes the storage. It must not block.
+    /// `then` is called exactly once. If all is in memory and not much, it is called right here, else on another thread, or on the
+    /// one that closes the storage. It must not block.
     ///
     /// # Errors
     ///
@@ -281,8 +281,8 @@ impl Storage {
         })
     }
 
-    /// The same without blocking. `None`: nothing was applied, since a key is not in memory or RocksDB holds writes back; use
-    /// [`apply`](Self::apply). The few records of the region itself may still be read from the disk.
+    /// The same without blocking. `None`: nothing was applied, since a key is not in memory, there is too much to read, or RocksDB
+    /// holds writes back; use [`apply`](Self::apply). The few records of the region itself may still be read from the disk.
     ///
     /// # Errors
     ///

@@ -55,7 +55,7 @@ mod overlay;
 mod raw;
 mod versioned;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use bytes::Bytes;
 use rocksdb::WriteBatch;
@@ -63,7 +63,6 @@ use rocksdb::WriteBatch;
 use crate::applied::AppliedState;
 use crate::command::{Command, Outcome};
 use crate::engine::{Engine, Family};
-use crate::error::Error;
 use crate::keys;
 use crate::log_entry::RegionMembership;
 use crate::read::{Keyspace, ReadError, Tier};
@@ -72,6 +71,10 @@ use overlay::Overlay;
 
 /// What a read from the disk counts beside the bytes that it reads.
 const DISK_READ_BYTES: usize = 64 << 10;
+
+/// Most bytes of records that are read on a thread that drives async tasks, and one record more. RocksDB copies a record out of
+/// a memtable.
+pub(crate) const INLINE_READ_BYTES: usize = 4 << 20;
 
 /// What is applied to a region as a whole.
 #[derive(Debug, Clone, Copy)]
@@ -86,23 +89,32 @@ pub(crate) struct Entry<'a> {
     pub(crate) conflict_values_bytes_max: usize,
 }
 
-/// Reads what [`Batch::load`] reads for the commands of an entry, and keeps none of it. `go_on` is asked before each key.
+/// Reads what [`Batch::load`] reads for the commands of an entry, each key once, and keeps none of it. Returns how many bytes of
+/// records that are. `go_on` is asked before each read of a key, and is told the bytes so far.
 pub(crate) fn read_ahead(
     engine: &Engine,
     entry: &Entry<'_>,
     tier: Tier,
-    go_on: impl Fn() -> Result<(), Error>,
-) -> Result<(), ReadError> {
+    go_on: impl Fn(usize) -> Result<(), ReadError>,
+) -> Result<usize, ReadError> {
+    let is_alone = entry.commands.len() == 1;
+    let mut keys_read = HashSet::new();
+    let mut bytes_read = 0;
     for (key, _) in entry.commands.iter().filter_map(Command::expected_version) {
-        go_on()?;
+        // A set would cost a single command an allocation.
+        if !is_alone && !keys_read.insert(&key[..]) {
+            continue;
+        }
+        go_on(bytes_read)?;
         if let Some(record) = engine.record(Keyspace::Versioned, key, tier)? {
             Keyspace::Versioned.parts(&record)?;
+            bytes_read += record.len();
         }
     }
     if entry.commands.iter().any(Command::reads_floor) {
         engine.version_floor(entry.region_id, tier)?;
     }
-    Ok(())
+    Ok(bytes_read)
 }
 
 /// A write batch in the making, and what its entries see.
@@ -124,6 +136,13 @@ impl<'a> Batch<'a> {
             raw_keys_put: None,
             changes_regions: false,
         }
+    }
+
+    /// The same for a thread that drives async tasks. Beyond [`INLINE_READ_BYTES`] what it has not read counts as not in memory.
+    pub(crate) fn inline(engine: &'a Engine) -> Self {
+        let mut batch = Self::new(engine);
+        batch.overlay.bound_reads(INLINE_READ_BYTES);
+        batch
     }
 
     /// Reads what applying `entry` depends on. All entries of a batch are loaded before the first is applied.

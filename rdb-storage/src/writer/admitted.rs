@@ -12,6 +12,7 @@ pub struct Admitted {
     submission: Submission,
     payload_bytes: usize,
     range_delete_count: usize,
+    read_bytes: usize,
     _room: WriteRoom,
 }
 
@@ -20,9 +21,15 @@ impl Admitted {
         Self {
             payload_bytes: submission.payload_bytes(),
             range_delete_count: submission.range_delete_count(),
+            read_bytes: 0,
             submission,
             _room: room,
         }
+    }
+
+    /// The same after its keys were read into memory, records of `read_bytes` together.
+    pub(super) fn warmed(self, read_bytes: usize) -> Self {
+        Self { read_bytes, ..self }
     }
 
     /// The region that it writes to.
@@ -48,6 +55,11 @@ impl Admitted {
     /// How many of its commands delete a range.
     pub fn range_delete_count(&self) -> usize {
         self.range_delete_count
+    }
+
+    /// Bytes of the records that applying it reads, as they were when it was [warmed](crate::Storage::warm). 0 before.
+    pub fn read_bytes(&self) -> usize {
+        self.read_bytes
     }
 
     /// Most bytes of values that its conflicts carry together.

@@ -28,7 +28,11 @@ impl Worker {
         let Some(last) = entries.last() else {
             return Ok(Some(Vec::new()));
         };
-        let mut batch = Batch::new(&self.engine);
+        let mut batch = if may_block {
+            Batch::new(&self.engine)
+        } else {
+            Batch::inline(&self.engine)
+        };
         let loaded = entries
             .iter()
             .map(|entry| entry.as_applied(region_id, options));

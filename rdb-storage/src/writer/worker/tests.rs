@@ -9,11 +9,13 @@ use super::super::room::Room;
 use super::super::{Admitted, PendingWrite, Submission};
 use super::*;
 use crate::applied::applied_position;
-use crate::apply::Entry;
+use crate::apply::{Entry, INLINE_READ_BYTES};
 use crate::command::{Command, Outcome};
 use crate::engine::Family;
 use crate::identity::Role;
 use crate::keys::{self, versioned::encode};
+use crate::log_entry::{ApplyOptions, LogChange, LogEntry};
+use crate::proposal::Proposal;
 use crate::region::RegionDescriptor;
 
 /// A storage whose thread does not run.
@@ -246,6 +248,49 @@ fn a_batch_takes_no_more_when_it_has_read_much() {
     for pending in pending.into_iter().take(4) {
         assert_eq!(pending.wait().unwrap(), [Outcome::Swapped { version: 2 }]);
     }
+}
+
+fn log_entry(position: usize, commands: Vec<Command>) -> LogEntry {
+    LogEntry {
+        position: position.to_string().into(),
+        change: LogChange::Proposal(Proposal {
+            epoch_version: 0,
+            commands,
+        }),
+    }
+}
+
+#[test]
+fn an_apply_that_may_not_block_reads_a_key_once_and_no_more_than_its_limit() {
+    let storage = Stopped::new(8 << 20);
+    let engine = &storage.worker.engine;
+    let record = encode(1, &vec![b'v'; INLINE_READ_BYTES]);
+    for key in ["a", "b"] {
+        let family = engine.family(Family::Versioned);
+        engine.database.put_cf(family, key, &record).unwrap();
+    }
+    let swap = |key: &'static str, expected_version| Command::CompareAndSwap {
+        key: key.into(),
+        expected_version,
+        value: "new".into(),
+    };
+    let apply = |commands, may_block| {
+        let entries = [log_entry(1, commands)];
+        let options = ApplyOptions::default();
+        storage.worker.apply(1, &entries, options, may_block)
+    };
+    let stale = Outcome::Conflict {
+        current_version: 1,
+        current_value: None,
+    };
+    assert_eq!(
+        apply(vec![swap("a", 7); 4096], false),
+        Ok(Some(vec![vec![stale; 4096]]))
+    );
+    let both = || vec![swap("a", 1), swap("b", 1)];
+    assert_eq!(apply(both(), false), Ok(None));
+    let swapped = Outcome::Swapped { version: 2 };
+    assert_eq!(apply(both(), true), Ok(Some(vec![vec![swapped; 2]])));
 }
 
 /// Each record has its own block, so that no read loads another record.
