@@ -176,6 +176,19 @@ impl Command {
         }
     }
 
+    /// Whether it may become a range tombstone.
+    pub(crate) fn deletes_range(&self) -> bool {
+        match self {
+            Self::DeleteRangeRaw { .. } => true,
+            Self::PutRaw { .. }
+            | Self::DeleteRaw { .. }
+            | Self::PutBatchRaw { .. }
+            | Self::CompareAndSwap { .. }
+            | Self::CompareAndDelete { .. }
+            | Self::PutRegion(_) => false,
+        }
+    }
+
     /// How many entries it has in memory.
     pub(crate) fn entry_count(&self) -> usize {
         match self {
@@ -196,6 +209,11 @@ impl Command {
             Self::PutRegion(region) => region.start_key.len() + region.end_key.len(),
         }
     }
+}
+
+pub(crate) fn range_delete_count(commands: &[Command]) -> usize {
+    let commands = commands.iter();
+    commands.filter(|command| command.deletes_range()).count()
 }
 
 fn entries_bytes(entries: &[(Bytes, Bytes)]) -> usize {

@@ -241,8 +241,9 @@ impl Storage {
     }
 
     /// Applies entries of a region's replicated log in their order, and stores the position of the last as the region's
-    /// applied position. All of it is one write: after a crash all of it is there or none. Returns one outcome for each
-    /// command of each entry. Blocks while it reads from the disk, and while RocksDB holds writes back.
+    /// applied position. All of it is one write: after a crash all of it is there or none. If the entries delete many ranges, it is
+    /// several writes of whole entries, each with its position: after a crash a first part may be there. Returns one outcome for
+    /// each command of each entry. Blocks while it reads from the disk, and while RocksDB holds writes back.
     ///
     /// The effect of an entry depends only on the entry and on the data that earlier entries left. So replicas that apply
     /// the same log hold the same data. An entry that was proposed under another epoch than the stored one changes nothing
@@ -281,8 +282,9 @@ impl Storage {
         })
     }
 
-    /// The same without blocking. `None`: nothing was applied, since a key is not in memory, there is too much to read, or RocksDB
-    /// holds writes back; use [`apply`](Self::apply). The few records of the region itself may still be read from the disk.
+    /// The same without blocking. `None`: nothing was applied, since a key is not in memory, there is too much to read, several
+    /// writes are needed, or RocksDB holds writes back; use [`apply`](Self::apply). The few records of the region itself may still be
+    /// read from the disk.
     ///
     /// # Errors
     ///

@@ -56,6 +56,7 @@ mod raw;
 mod versioned;
 
 use std::collections::{BTreeSet, HashSet};
+use std::mem;
 
 use bytes::Bytes;
 use rocksdb::WriteBatch;
@@ -75,6 +76,10 @@ const DISK_READ_BYTES: usize = 64 << 10;
 /// Most bytes of records that are read on a thread that drives async tasks, and one record more. RocksDB copies a record out of
 /// a memtable.
 pub(crate) const INLINE_READ_BYTES: usize = 4 << 20;
+
+/// Most range deletes of one write batch, unless a single entry has more. Each adds to what every read of the memtable has to sort.
+/// RocksDB begins a new memtable only between two batches.
+pub(crate) const BATCH_RANGE_DELETES_MAX: usize = 64;
 
 /// What is applied to a region as a whole.
 #[derive(Debug, Clone, Copy)]
@@ -165,7 +170,7 @@ impl<'a> Batch<'a> {
         }
         let mut values_bytes_left = entry.conflict_values_bytes_max;
         for command in entry.commands {
-            if matches!(command, Command::DeleteRangeRaw { .. }) {
+            if command.deletes_range() {
                 self.raw_keys_put.get_or_insert_default();
             }
             let Some((key, expected_version)) = command.expected_version() else {
@@ -240,8 +245,27 @@ impl<'a> Batch<'a> {
         self.changes_regions
     }
 
-    /// The changes of all entries that were applied.
+    /// Takes out the changes so far. They have to be written before a later entry is applied. What was loaded stays.
+    pub(crate) fn cut(&mut self) -> Self {
+        if let Some(keys_put) = &mut self.raw_keys_put {
+            // They are stored by then.
+            keys_put.clear();
+        }
+        self.put_raised_floors();
+        Self {
+            write_batch: mem::take(&mut self.write_batch),
+            changes_regions: mem::take(&mut self.changes_regions),
+            ..Self::new(self.engine)
+        }
+    }
+
+    /// The changes of all entries that were applied since the last cut.
     pub(crate) fn into_write_batch(mut self) -> WriteBatch {
+        self.put_raised_floors();
+        self.write_batch
+    }
+
+    fn put_raised_floors(&mut self) {
         for (region_id, floor) in self.overlay.raised_floors() {
             self.write_batch.put_cf(
                 self.engine.family(Family::RaftState),
@@ -249,7 +273,6 @@ impl<'a> Batch<'a> {
                 keys::version_floor::encode(floor),
             );
         }
-        self.write_batch
     }
 
     fn apply_command(

@@ -2,7 +2,7 @@
 
 use super::{Submission, WriteRoom};
 use crate::apply::Entry;
-use crate::command::Command;
+use crate::command::{Command, range_delete_count};
 
 /// A submission that can be applied, and its room in the write queue. Dropping it gives the room back, and its share of the
 /// room of its message.
@@ -20,7 +20,7 @@ impl Admitted {
     pub(super) fn new(submission: Submission, room: WriteRoom) -> Self {
         Self {
             payload_bytes: submission.payload_bytes(),
-            range_delete_count: submission.range_delete_count(),
+            range_delete_count: range_delete_count(&submission.commands),
             read_bytes: 0,
             submission,
             _room: room,

@@ -293,6 +293,50 @@ fn an_apply_that_may_not_block_reads_a_key_once_and_no_more_than_its_limit() {
     assert_eq!(apply(both(), true), Ok(Some(vec![vec![swapped; 2]])));
 }
 
+/// Each write batch is synced once.
+#[test]
+fn an_apply_of_many_range_deletes_is_cut_between_entries() {
+    let storage = Stopped::new(8 << 20);
+    let engine = &storage.worker.engine;
+    let delete = Command::DeleteRangeRaw {
+        start_key: "k".into(),
+        end_key: Bytes::new(),
+    };
+    // The last one deletes nothing, so that the last two keys stay.
+    let range_deletes = [32, 32, 1, 100, 0];
+    let entries = range_deletes.iter().enumerate();
+    let entries = entries.map(|(number, count)| {
+        let mut commands = vec![delete.clone(); *count];
+        commands.push(Command::PutRaw {
+            key: format!("k{number}").into(),
+            value: "v".into(),
+        });
+        log_entry(number, commands)
+    });
+    let entries: Vec<_> = entries.collect();
+    let options = ApplyOptions {
+        write_ahead_log: Some(Durability::Sync),
+        ..ApplyOptions::default()
+    };
+    let apply = |may_block| storage.worker.apply(1, &entries, options, may_block);
+    assert_eq!(apply(false), Ok(None));
+    assert_eq!(applied_position(engine, 1), Ok(None));
+
+    let syncs_before = engine.database.wal_sync_count();
+    let outcomes = apply(true).unwrap().unwrap();
+    assert_eq!(engine.database.wal_sync_count() - syncs_before, 4);
+    let counts: Vec<_> = outcomes.iter().map(|of_entry| of_entry.len() - 1).collect();
+    assert_eq!(counts, range_deletes);
+    assert_eq!(applied_position(engine, 1), Ok(Some("4".into())));
+    let is_there = |number: &usize| {
+        let family = engine.family(Family::Raw);
+        let value = engine.database.get_cf(family, format!("k{number}"));
+        value.unwrap().is_some()
+    };
+    let there: Vec<_> = (0..range_deletes.len()).filter(is_there).collect();
+    assert_eq!(there, [3, 4]);
+}
+
 /// Each record has its own block, so that no read loads another record.
 #[test]
 fn a_read_from_the_disk_counts_even_if_it_is_short() {
