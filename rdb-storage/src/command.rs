@@ -172,7 +172,11 @@ impl Command {
                 expected_version, ..
             } => *expected_version == 0,
             Self::CompareAndDelete { .. } => true,
-            _ => false,
+            Self::PutRaw { .. }
+            | Self::DeleteRaw { .. }
+            | Self::PutBatchRaw { .. }
+            | Self::DeleteRangeRaw { .. }
+            | Self::PutRegion(_) => false,
         }
     }
 
@@ -193,7 +197,12 @@ impl Command {
     pub(crate) fn entry_count(&self) -> usize {
         match self {
             Self::PutBatchRaw { entries } => entries.len(),
-            _ => 1,
+            Self::PutRaw { .. }
+            | Self::DeleteRaw { .. }
+            | Self::DeleteRangeRaw { .. }
+            | Self::CompareAndSwap { .. }
+            | Self::CompareAndDelete { .. }
+            | Self::PutRegion(_) => 1,
         }
     }
 
