@@ -172,7 +172,24 @@ impl Command {
                 expected_version, ..
             } => *expected_version == 0,
             Self::CompareAndDelete { .. } => true,
-            _ => false,
+            Self::PutRaw { .. }
+            | Self::DeleteRaw { .. }
+            | Self::PutBatchRaw { .. }
+            | Self::DeleteRangeRaw { .. }
+            | Self::PutRegion(_) => false,
+        }
+    }
+
+    /// Whether it may become a range tombstone.
+    pub(crate) fn deletes_range(&self) -> bool {
+        match self {
+            Self::DeleteRangeRaw { .. } => true,
+            Self::PutRaw { .. }
+            | Self::DeleteRaw { .. }
+            | Self::PutBatchRaw { .. }
+            | Self::CompareAndSwap { .. }
+            | Self::CompareAndDelete { .. }
+            | Self::PutRegion(_) => false,
         }
     }
 
@@ -180,7 +197,12 @@ impl Command {
     pub(crate) fn entry_count(&self) -> usize {
         match self {
             Self::PutBatchRaw { entries } => entries.len(),
-            _ => 1,
+            Self::PutRaw { .. }
+            | Self::DeleteRaw { .. }
+            | Self::DeleteRangeRaw { .. }
+            | Self::CompareAndSwap { .. }
+            | Self::CompareAndDelete { .. }
+            | Self::PutRegion(_) => 1,
         }
     }
 
@@ -196,6 +218,11 @@ impl Command {
             Self::PutRegion(region) => region.start_key.len() + region.end_key.len(),
         }
     }
+}
+
+pub(crate) fn range_delete_count(commands: &[Command]) -> usize {
+    let commands = commands.iter();
+    commands.filter(|command| command.deletes_range()).count()
 }
 
 fn entries_bytes(entries: &[(Bytes, Bytes)]) -> usize {

@@ -27,7 +27,8 @@ pub(crate) enum Tier {
 /// A read failed.
 #[derive(Debug)]
 pub(crate) enum ReadError {
-    /// The data is not in memory, and the tier does not allow to read from the disk.
+    /// The data is not in memory, and the tier does not allow to read from the disk. Or it is more than the thread may copy
+    /// out of memory.
     NotInMemory,
     /// Anything else.
     Failed(Error),

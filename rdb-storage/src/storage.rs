@@ -73,8 +73,8 @@ pub struct StorageStats {
     /// Reads of [`Reader`] that went to a blocking thread since the open: scans, reads of many keys, and those of data that
     /// was not in memory.
     pub disk_read_count: u64,
-    /// How often, since the open, a submission was put aside because its keys were not in memory. Submissions that are only
-    /// warmed count, too.
+    /// How often, since the open, a submission was put aside because its keys were not in memory, or their records too large to
+    /// be read at once. Submissions that are only warmed count, too.
     pub cold_write_count: u64,
 }
 
@@ -215,8 +215,8 @@ impl Storage {
     /// Reads into memory what applying a submission reads: the versioned keys of its swaps and deletes. An
     /// [`apply_from_memory`](Self::apply_from_memory) that comes soon finds it then.
     ///
-    /// `then` is called exactly once. If all is in memory, it is called right here, else on another thread, or on the one that
-    /// closes the storage. It must not block.
+    /// `then` is called exactly once. If all is in memory and not much, it is called right here, else on another thread, or on the
+    /// one that closes the storage. It must not block.
     ///
     /// # Errors
     ///
@@ -241,8 +241,9 @@ impl Storage {
     }
 
     /// Applies entries of a region's replicated log in their order, and stores the position of the last as the region's
-    /// applied position. All of it is one write: after a crash all of it is there or none. Returns one outcome for each
-    /// command of each entry. Blocks while it reads from the disk, and while RocksDB holds writes back.
+    /// applied position. All of it is one write: after a crash all of it is there or none. If the entries delete many ranges, it is
+    /// several writes of whole entries, each with its position: after a crash a first part may be there. Returns one outcome for
+    /// each command of each entry. Blocks while it reads from the disk, and while RocksDB holds writes back.
     ///
     /// The effect of an entry depends only on the entry and on the data that earlier entries left. So replicas that apply
     /// the same log hold the same data. An entry that was proposed under another epoch than the stored one changes nothing
@@ -281,8 +282,9 @@ impl Storage {
         })
     }
 
-    /// The same without blocking. `None`: nothing was applied, since a key is not in memory or RocksDB holds writes back; use
-    /// [`apply`](Self::apply). The few records of the region itself may still be read from the disk.
+    /// The same without blocking. `None`: nothing was applied, since a key is not in memory, there is too much to read, several
+    /// writes are needed, or RocksDB holds writes back; use [`apply`](Self::apply). The few records of the region itself may still be
+    /// read from the disk.
     ///
     /// # Errors
     ///

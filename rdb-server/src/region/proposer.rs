@@ -25,9 +25,11 @@ use crate::metrics::Figures;
 /// Entries under way at a time: while one is applied, the next is synced.
 const IN_FLIGHT_MAX: usize = 2;
 
-/// Most bytes, commands and range deletes of one entry, which always holds at least one submission. They bound how long the
-/// apply of an entry blocks a thread. Range deletes also add to what every read of a memtable has to sort.
+/// Most bytes, commands and range deletes of one entry, and most bytes that applying it reads. An entry always holds at least one
+/// submission. The limits bound how long the apply of an entry blocks a thread, and how long later writes wait for it. Range deletes
+/// also add to what every read of a memtable has to sort.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
+const ENTRY_READ_BYTES_MAX: usize = 16 << 20;
 const ENTRY_COMMANDS_MAX: usize = 4096;
 const ENTRY_RANGE_DELETES_MAX: usize = 64;
 
@@ -199,14 +201,16 @@ impl Queue {
     /// What the next entry holds.
     fn take(&mut self) -> Option<Vec<Waiting>> {
         let epoch = epoch_version(self.waiting.front()?);
-        let (mut bytes, mut commands, mut range_deletes) = (0, 0, 0);
+        let (mut bytes, mut read_bytes, mut commands, mut range_deletes) = (0, 0, 0, 0);
         let fits = |waiting: &&Waiting| {
             let admitted = &waiting.admitted;
             bytes += admitted.payload_bytes();
+            read_bytes += admitted.read_bytes();
             commands += admitted.commands().len();
             range_deletes += admitted.range_delete_count();
             epoch_version(waiting) == epoch
                 && bytes <= ENTRY_BYTES_MAX
+                && read_bytes <= ENTRY_READ_BYTES_MAX
                 && commands <= ENTRY_COMMANDS_MAX
                 && range_deletes <= ENTRY_RANGE_DELETES_MAX
         };
@@ -227,6 +231,8 @@ fn epoch_version(waiting: &Waiting) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use rdb_proto::errorpb::Fate;
     use rdb_proto::metapb::Region;
     use rdb_storage::{Command, Role, StorageOptions};
@@ -256,6 +262,9 @@ mod tests {
     ) -> (Waiting, PendingOutcomes) {
         let submission = Submission::new(1, commands).under_epoch(epoch_version);
         let admitted = storage.admit(submission).expect("there is room");
+        let (sender, warmed) = mpsc::channel();
+        storage.warm(admitted, move |read| sender.send(read).expect("awaited"));
+        let admitted = warmed.recv().expect("answered").expect("read");
         let (outcomes, pending) = oneshot::channel();
         let progress = Arc::new(WriteProgress::submitted_at(Instant::now()));
         let waiting = Waiting {
@@ -300,6 +309,27 @@ mod tests {
         );
         let later = || (vec![put(1)], 2);
         assert_eq!(taken(&storage, vec![small(), later(), later()]), [1, 2]);
+    }
+
+    #[test]
+    fn an_entry_has_little_to_read_or_holds_one_submission() {
+        let (_directory, storage) = storage();
+        let keys = ["a", "b", "c", "d", "e"];
+        let value = vec![0; ENTRY_READ_BYTES_MAX / 4 - 64];
+        for key in keys {
+            let created = storage.compare_and_swap(key, 0, value.clone());
+            assert_eq!(created, Ok(1));
+        }
+        let swap = |key: &'static str| Command::CompareAndSwap {
+            key: key.into(),
+            expected_version: 1,
+            value: "v".into(),
+        };
+        let quarter = || (vec![swap("a")], 1);
+        assert_eq!(taken(&storage, vec![quarter(); 5]), [4, 1]);
+        let all = (keys.map(swap).to_vec(), 1);
+        let small = || (vec![put(1)], 1);
+        assert_eq!(taken(&storage, vec![small(), all, small()]), [1, 1, 1]);
     }
 
     #[tokio::test]

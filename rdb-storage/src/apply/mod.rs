@@ -55,7 +55,8 @@ mod overlay;
 mod raw;
 mod versioned;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::mem;
 
 use bytes::Bytes;
 use rocksdb::WriteBatch;
@@ -63,7 +64,6 @@ use rocksdb::WriteBatch;
 use crate::applied::AppliedState;
 use crate::command::{Command, Outcome};
 use crate::engine::{Engine, Family};
-use crate::error::Error;
 use crate::keys;
 use crate::log_entry::RegionMembership;
 use crate::read::{Keyspace, ReadError, Tier};
@@ -72,6 +72,14 @@ use overlay::Overlay;
 
 /// What a read from the disk counts beside the bytes that it reads.
 const DISK_READ_BYTES: usize = 64 << 10;
+
+/// Most bytes of records that are read on a thread that drives async tasks, and one record more. RocksDB copies a record out of
+/// a memtable.
+pub(crate) const INLINE_READ_BYTES: usize = 4 << 20;
+
+/// Most range deletes of one write batch, unless a single entry has more. Each adds to what every read of the memtable has to sort.
+/// RocksDB begins a new memtable only between two batches.
+pub(crate) const BATCH_RANGE_DELETES_MAX: usize = 64;
 
 /// What is applied to a region as a whole.
 #[derive(Debug, Clone, Copy)]
@@ -86,23 +94,32 @@ pub(crate) struct Entry<'a> {
     pub(crate) conflict_values_bytes_max: usize,
 }
 
-/// Reads what [`Batch::load`] reads for the commands of an entry, and keeps none of it. `go_on` is asked before each key.
+/// Reads what [`Batch::load`] reads for the commands of an entry, each key once, and keeps none of it. Returns how many bytes of
+/// records that are. `go_on` is asked before each read of a key, and is told the bytes so far.
 pub(crate) fn read_ahead(
     engine: &Engine,
     entry: &Entry<'_>,
     tier: Tier,
-    go_on: impl Fn() -> Result<(), Error>,
-) -> Result<(), ReadError> {
+    go_on: impl Fn(usize) -> Result<(), ReadError>,
+) -> Result<usize, ReadError> {
+    let is_alone = entry.commands.len() == 1;
+    let mut keys_read = HashSet::new();
+    let mut bytes_read = 0;
     for (key, _) in entry.commands.iter().filter_map(Command::expected_version) {
-        go_on()?;
+        // A set would cost a single command an allocation.
+        if !is_alone && !keys_read.insert(&key[..]) {
+            continue;
+        }
+        go_on(bytes_read)?;
         if let Some(record) = engine.record(Keyspace::Versioned, key, tier)? {
             Keyspace::Versioned.parts(&record)?;
+            bytes_read += record.len();
         }
     }
     if entry.commands.iter().any(Command::reads_floor) {
         engine.version_floor(entry.region_id, tier)?;
     }
-    Ok(())
+    Ok(bytes_read)
 }
 
 /// A write batch in the making, and what its entries see.
@@ -126,6 +143,13 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// The same for a thread that drives async tasks. Beyond [`INLINE_READ_BYTES`] what it has not read counts as not in memory.
+    pub(crate) fn inline(engine: &'a Engine) -> Self {
+        let mut batch = Self::new(engine);
+        batch.overlay.bound_reads(INLINE_READ_BYTES);
+        batch
+    }
+
     /// Reads what applying `entry` depends on. All entries of a batch are loaded before the first is applied.
     ///
     /// Records that are not in memory are read from the disk as long as `disk_bytes_left` is not 0. Each counts its length
@@ -146,7 +170,7 @@ impl<'a> Batch<'a> {
         }
         let mut values_bytes_left = entry.conflict_values_bytes_max;
         for command in entry.commands {
-            if matches!(command, Command::DeleteRangeRaw { .. }) {
+            if command.deletes_range() {
                 self.raw_keys_put.get_or_insert_default();
             }
             let Some((key, expected_version)) = command.expected_version() else {
@@ -221,8 +245,27 @@ impl<'a> Batch<'a> {
         self.changes_regions
     }
 
-    /// The changes of all entries that were applied.
+    /// Takes out the changes so far. They have to be written before a later entry is applied. What was loaded stays.
+    pub(crate) fn cut(&mut self) -> Self {
+        if let Some(keys_put) = &mut self.raw_keys_put {
+            // They are stored by then.
+            keys_put.clear();
+        }
+        self.put_raised_floors();
+        Self {
+            write_batch: mem::take(&mut self.write_batch),
+            changes_regions: mem::take(&mut self.changes_regions),
+            ..Self::new(self.engine)
+        }
+    }
+
+    /// The changes of all entries that were applied since the last cut.
     pub(crate) fn into_write_batch(mut self) -> WriteBatch {
+        self.put_raised_floors();
+        self.write_batch
+    }
+
+    fn put_raised_floors(&mut self) {
         for (region_id, floor) in self.overlay.raised_floors() {
             self.write_batch.put_cf(
                 self.engine.family(Family::RaftState),
@@ -230,7 +273,6 @@ impl<'a> Batch<'a> {
                 keys::version_floor::encode(floor),
             );
         }
-        self.write_batch
     }
 
     fn apply_command(

@@ -52,9 +52,16 @@ pub(super) struct Overlay {
     /// Only of regions for which a membership needs it. `None`: the region is not stored.
     descriptors: BTreeMap<u64, Option<RegionDescriptor>>,
     bytes_read: usize,
+    /// When more were read, no further record is. `None`: there is no bound.
+    bytes_read_max: Option<usize>,
 }
 
 impl Overlay {
+    /// From now on records are read only until they have more than `bytes_max` together.
+    pub(super) fn bound_reads(&mut self, bytes_max: usize) {
+        self.bytes_read_max = Some(bytes_max);
+    }
+
     /// Reads the record of a key that a command expects at `expected_version`. Its value is needed only by a command that
     /// expects another version; it is copied if `values_bytes_left` allows. Returns how many bytes were read.
     pub(super) fn load_record(
@@ -68,6 +75,9 @@ impl Overlay {
         let loaded = self.records.get(key);
         if loaded.is_some_and(|record| !record.misses_value(expected_version, *values_bytes_left)) {
             return Ok(0);
+        }
+        if self.bytes_read_max.is_some_and(|max| self.bytes_read > max) {
+            return Err(ReadError::NotInMemory);
         }
         let mut record_bytes = 0;
         let mut record = Record {

@@ -2,7 +2,7 @@
 
 use super::{Submission, WriteRoom};
 use crate::apply::Entry;
-use crate::command::Command;
+use crate::command::{Command, range_delete_count};
 
 /// A submission that can be applied, and its room in the write queue. Dropping it gives the room back, and its share of the
 /// room of its message.
@@ -12,6 +12,7 @@ pub struct Admitted {
     submission: Submission,
     payload_bytes: usize,
     range_delete_count: usize,
+    read_bytes: usize,
     _room: WriteRoom,
 }
 
@@ -19,10 +20,16 @@ impl Admitted {
     pub(super) fn new(submission: Submission, room: WriteRoom) -> Self {
         Self {
             payload_bytes: submission.payload_bytes(),
-            range_delete_count: submission.range_delete_count(),
+            range_delete_count: range_delete_count(&submission.commands),
+            read_bytes: 0,
             submission,
             _room: room,
         }
+    }
+
+    /// The same after its keys were read into memory, records of `read_bytes` together.
+    pub(super) fn warmed(self, read_bytes: usize) -> Self {
+        Self { read_bytes, ..self }
     }
 
     /// The region that it writes to.
@@ -48,6 +55,11 @@ impl Admitted {
     /// How many of its commands delete a range.
     pub fn range_delete_count(&self) -> usize {
         self.range_delete_count
+    }
+
+    /// Bytes of the records that applying it reads, as they were when it was [warmed](crate::Storage::warm). 0 before.
+    pub fn read_bytes(&self) -> usize {
+        self.read_bytes
     }
 
     /// Most bytes of values that its conflicts carry together.

@@ -12,15 +12,12 @@ use tokio::sync::oneshot;
 
 use super::warmer::Then;
 use super::{Admitted, PendingWrite};
-use crate::apply::Entry;
+use crate::apply::{BATCH_RANGE_DELETES_MAX, Entry};
 use crate::command::Outcome;
 use crate::error::Error;
 
 /// Most commands that are taken at once.
 const TAKE_COMMANDS_MAX: usize = 4096;
-
-/// Most range deletes that are taken at once: each adds to what every read of the memtable has to sort.
-const TAKE_RANGE_DELETES_MAX: usize = 64;
 
 /// How often a submission is put aside. What was warmed may be gone when its turn comes. Then the consumer reads it bit by
 /// bit.
@@ -142,7 +139,7 @@ impl Queue {
             range_deletes += next.admitted.range_delete_count();
             let full = bytes > self.take_bytes_max
                 || commands > TAKE_COMMANDS_MAX
-                || range_deletes > TAKE_RANGE_DELETES_MAX;
+                || range_deletes > BATCH_RANGE_DELETES_MAX;
             if full && !taken.is_empty() {
                 break;
             }

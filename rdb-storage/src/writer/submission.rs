@@ -76,12 +76,6 @@ impl Submission {
         self.commands.iter().map(Command::payload_bytes).sum()
     }
 
-    pub(super) fn range_delete_count(&self) -> usize {
-        let is_range_delete =
-            |command: &&Command| matches!(command, Command::DeleteRangeRaw { .. });
-        self.commands.iter().filter(is_range_delete).count()
-    }
-
     /// The same, with no buffer of a message that is not charged for. It takes the room as proof: what does not fit into the
     /// queue is not copied.
     pub(super) fn detached(mut self, _room: &WriteRoom) -> Self {

@@ -1,7 +1,8 @@
 //! Warming: reads into memory, ahead of time, what applying a submission would read from the disk.
 //!
-//! A submission is *cold* while something that it reads is not in memory. It waits for one of a few threads, which read it. Then the
-//! callback that was given with it is called. A closed warmer does not wait for the disk: cold submissions are refused.
+//! A submission is *cold* while something that it reads is not in memory, or if it reads more than [`INLINE_READ_BYTES`]. It waits for
+//! one of a few threads, which read it. Then the callback that was given with it is called. A closed warmer does not wait for the
+//! disk: cold submissions are refused.
 
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
@@ -10,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Admitted;
 use super::health::Health;
-use crate::apply;
+use crate::apply::{self, INLINE_READ_BYTES};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::read::{ReadError, Tier};
@@ -55,7 +56,7 @@ impl Warmer {
     ) {
         let replacements = self.engine.replacements();
         match self.read(&admitted, Tier::Memory) {
-            Ok(()) => then(Ok(admitted)),
+            Ok(bytes) => then(Ok(admitted.warmed(bytes))),
             Err(ReadError::NotInMemory) => self.put_aside(admitted, Box::new(then)),
             Err(ReadError::Failed(error)) => {
                 let error = self.met(&admitted, error, replacements);
@@ -98,7 +99,7 @@ impl Warmer {
             let read = cold
                 .admitted()
                 .map(|admitted| self.read_from_disk(admitted));
-            cold.answer(read.unwrap_or(Ok(())));
+            cold.answer(read.unwrap_or(Ok(0)));
         }));
         true
     }
@@ -120,7 +121,7 @@ impl Warmer {
         }
     }
 
-    fn read_from_disk(&self, admitted: &Admitted) -> Result<(), Error> {
+    fn read_from_disk(&self, admitted: &Admitted) -> Result<usize, Error> {
         let replacements = self.engine.replacements();
         let read = self.read(admitted, Tier::Disk);
         read.map_err(|error| match Error::from(error) {
@@ -137,9 +138,11 @@ impl Warmer {
             .stop_region_if(admitted.region_id(), error, is_there)
     }
 
-    fn read(&self, admitted: &Admitted, tier: Tier) -> Result<(), ReadError> {
-        let go_on = || match tier {
-            Tier::Disk if self.state().closed => Err(Error::Closed),
+    /// How many bytes of records were read.
+    fn read(&self, admitted: &Admitted, tier: Tier) -> Result<usize, ReadError> {
+        let go_on = |bytes_read: usize| match tier {
+            Tier::Memory if bytes_read > INLINE_READ_BYTES => Err(ReadError::NotInMemory),
+            Tier::Disk if self.state().closed => Err(Error::Closed.into()),
             Tier::Disk | Tier::Memory => Ok(()),
         };
         apply::read_ahead(&self.engine, &admitted.entry(), tier, go_on)
@@ -158,9 +161,10 @@ impl Cold {
         self.0.as_ref().map(|(admitted, _)| admitted)
     }
 
-    fn answer(&mut self, read: Result<(), Error>) {
+    /// `read` says how many bytes of records were read.
+    fn answer(&mut self, read: Result<usize, Error>) {
         if let Some((admitted, then)) = self.0.take() {
-            then(read.map(|()| admitted));
+            then(read.map(|bytes| admitted.warmed(bytes)));
         }
     }
 }
@@ -181,6 +185,7 @@ mod tests {
     use crate::command::Command;
     use crate::engine::Family;
     use crate::keys;
+    use crate::limits::VALUE_BYTES_MAX;
 
     type Answer = Result<Admitted, Error>;
 
@@ -192,13 +197,26 @@ mod tests {
 
     /// A swap of a key that is expected at a version.
     fn swap(expected_version: u64) -> Admitted {
-        let swap = Command::CompareAndSwap {
-            key: "k".into(),
+        swaps(&["k"], expected_version)
+    }
+
+    /// Swaps of keys that are expected at a version.
+    fn swaps(keys: &[&'static str], expected_version: u64) -> Admitted {
+        let swaps = keys.iter().map(|key| Command::CompareAndSwap {
+            key: (*key).into(),
             expected_version,
             value: "v".into(),
-        };
+        });
         let room = Room::new(1).take(1).unwrap();
-        Admitted::new(Submission::new(1, vec![swap]), room)
+        Admitted::new(Submission::new(1, swaps.collect()), room)
+    }
+
+    /// Puts a record of `bytes` into the memtable.
+    fn put_record(warmer: &Warmer, key: &str, bytes: usize) {
+        let mut record = keys::versioned::encode(1, b"");
+        record.resize(bytes, b'v');
+        let family = warmer.engine.family(Family::Versioned);
+        warmer.engine.database.put_cf(family, key, record).unwrap();
     }
 
     fn answer() -> (Then, Receiver<Answer>) {
@@ -227,6 +245,40 @@ mod tests {
         assert_eq!(warmer.read_from_disk(&swap(1)), Err(Error::Closed));
         assert_eq!(*warmer.health.watch().borrow(), WriteHealth::Healthy);
         assert_eq!(warmer.cold_count(), 2);
+    }
+
+    /// RocksDB copies a record out of a memtable with each read.
+    #[test]
+    fn a_key_is_read_once_for_all_commands_of_a_submission() {
+        let (_directory, warmer) = warmer();
+        put_record(&warmer, "k", VALUE_BYTES_MAX);
+        let (then, answer) = answer();
+        warmer.warm(swaps(&["k"; 4096], 7), then);
+        let warm = answer.try_recv().unwrap().unwrap();
+        assert_eq!(warm.read_bytes(), VALUE_BYTES_MAX);
+    }
+
+    #[test]
+    fn much_that_is_in_memory_is_read_by_the_threads_and_a_single_record_right_here() {
+        const RECORD_BYTES: usize = INLINE_READ_BYTES + 1;
+        let (_directory, warmer) = warmer();
+        let keys = ["a", "b", "c"];
+        for key in keys {
+            put_record(&warmer, key, RECORD_BYTES);
+        }
+        let (then, alone) = answer();
+        warmer.warm(swaps(&keys[..1], 1), then);
+        assert_eq!(
+            alone.try_recv().unwrap().unwrap().read_bytes(),
+            RECORD_BYTES
+        );
+
+        let (then, together) = answer();
+        warmer.warm(swaps(&keys, 1), then);
+        assert!(together.try_recv().is_err());
+        assert!(warmer.warm_next());
+        let warm = together.try_recv().unwrap().unwrap();
+        assert_eq!(warm.read_bytes(), keys.len() * RECORD_BYTES);
     }
 
     #[test]

@@ -174,7 +174,13 @@ pub(crate) const PEERS: &[Peer] = &[
         "stale-swaps",
         "4 connections with 16 batched streams of 64 messages of 64 stale swaps on a 64 KiB value, window 0",
         BUDGETED,
-        stale_swaps::play
+        stale_swaps::answered_with_the_value
+    ),
+    peer!(
+        "stale-swaps-4096",
+        "16 batched streams of 64 messages of 4,096 stale swaps on a 4 MiB value, window 0",
+        BUDGETED,
+        stale_swaps::of_the_largest_value
     ),
     peer!(
         "cold-swaps",

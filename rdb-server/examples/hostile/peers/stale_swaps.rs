@@ -1,4 +1,5 @@
-//! Swaps that expect a version of long ago: each small request is answered with a large value.
+//! Swaps that expect a version of long ago. Each small request has the store read a large value, and is answered with it unless it
+//! is too large.
 
 use bytes::Bytes;
 use rdb_proto::kvrpc::{BatchCommand, BatchRequest, CompareAndSwapRequest, batch_command::Request};
@@ -7,22 +8,46 @@ use crate::siege::{Insistence, Siege};
 use crate::trial::Trial;
 use crate::wire::{Ending, Line, framed, send};
 
-const CONNECTIONS: usize = 4;
 const STREAMS: usize = 16;
 const MESSAGES: usize = 64;
-const SWAPS: u64 = 64;
 
-/// The largest value that a conflict carries.
-const VALUE_BYTES: usize = 64 << 10;
+/// What the peer sends, and what its swaps meet.
+struct Swaps {
+    connections: usize,
+    /// The swaps of a message, all on one key.
+    count: u64,
+    value_bytes: usize,
+}
 
-pub(super) async fn play(trial: &mut Trial) -> anyhow::Result<()> {
+/// Swaps on a value of the largest size that a conflict carries.
+pub(super) async fn answered_with_the_value(trial: &mut Trial) -> anyhow::Result<()> {
+    let swaps = Swaps {
+        connections: 4,
+        count: 64,
+        value_bytes: 64 << 10,
+    };
+    play(trial, swaps).await
+}
+
+/// As many swaps as a message may have, on a value of the largest size that there is.
+pub(super) async fn of_the_largest_value(trial: &mut Trial) -> anyhow::Result<()> {
+    let swaps = Swaps {
+        connections: 1,
+        count: 4096,
+        value_bytes: 4 << 20,
+    };
+    play(trial, swaps).await
+}
+
+async fn play(trial: &mut Trial, swaps: Swaps) -> anyhow::Result<()> {
     let client = trial.client().await;
-    client.cas_put("hot", 0, vec![b'x'; VALUE_BYTES]).await?;
+    let value = vec![b'x'; swaps.value_bytes];
+    client.cas_put("hot", 0, value).await?;
     trial.begin().await?;
-    let message = stale_swaps();
+    let message = stale_swaps(swaps.count);
     let siege = Siege::lay(
         &trial.address(),
-        CONNECTIONS,
+        swaps.connections,
         STREAMS,
         Insistence::AgainAndAgain,
         move |line, _| {
@@ -36,14 +61,14 @@ pub(super) async fn play(trial: &mut Trial) -> anyhow::Result<()> {
     trial.gone().await
 }
 
-fn stale_swaps() -> Bytes {
+fn stale_swaps(count: u64) -> Bytes {
     let swap = CompareAndSwapRequest {
         context: None,
         key: "hot".into(),
         expected_version: 999,
         value: "never".into(),
     };
-    let commands = (0..SWAPS).map(|id| BatchCommand {
+    let commands = (0..count).map(|id| BatchCommand {
         id,
         request: Some(Request::CompareAndSwap(swap.clone())),
         ..BatchCommand::default()

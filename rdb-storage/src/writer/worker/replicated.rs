@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use super::Worker;
 use crate::applied::{AppliedState, flushed};
-use crate::apply::Batch;
-use crate::command::Outcome;
+use crate::apply::{BATCH_RANGE_DELETES_MAX, Batch, Entry};
+use crate::command::{Outcome, range_delete_count};
 use crate::error::Error;
 use crate::log_entry::{ApplyOptions, LogChange, LogEntry};
 use crate::read::ReadError;
@@ -25,14 +25,22 @@ impl Worker {
     ) -> Result<Option<Vec<Vec<Outcome>>>, Error> {
         self.queue.check_open()?;
         self.health.check_log(region_id)?;
-        let Some(last) = entries.last() else {
+        if entries.is_empty() {
             return Ok(Some(Vec::new()));
+        }
+        let mut batch = if may_block {
+            Batch::new(&self.engine)
+        } else {
+            Batch::inline(&self.engine)
         };
-        let mut batch = Batch::new(&self.engine);
         let loaded = entries
             .iter()
             .map(|entry| entry.as_applied(region_id, options));
         let loaded: Vec<_> = loaded.collect();
+        // Without blocking the first part could be written, and a later one not.
+        if !may_block && batch_len(&loaded) < loaded.len() {
+            return Ok(None);
+        }
         let mut disk_bytes = if may_block { usize::MAX } else { 0 };
         for entry in &loaded {
             match batch.load(entry, &mut disk_bytes) {
@@ -42,9 +50,27 @@ impl Worker {
                 }
             }
         }
-        let outcomes = loaded.iter().map(|entry| batch.apply(entry)).collect();
-        batch.put_position(region_id, &last.position);
-        if !self.write(batch, options.write_ahead_log, may_block)? {
+        let mut outcomes = Vec::with_capacity(loaded.len());
+        let mut rest = &loaded[..];
+        let written = loop {
+            let (part, later) = rest.split_at(batch_len(rest));
+            outcomes.extend(part.iter().map(|entry| batch.apply(entry)));
+            batch.put_position(region_id, &entries[outcomes.len() - 1].position);
+            if later.is_empty() {
+                break self.write(batch, options.write_ahead_log, may_block);
+            }
+            if let Err(error) = self.write(batch.cut(), options.write_ahead_log, may_block) {
+                break Err(error);
+            }
+            rest = later;
+        };
+        let is_begun = rest.len() < loaded.len();
+        let written = written.map_err(|error| match error {
+            // That holds for the part that failed, and not for those before it.
+            Error::WritesStopped { cause } if is_begun => Error::Undetermined { cause },
+            error => error,
+        });
+        if !written? {
             return Ok(None);
         }
         if options.write_ahead_log.is_none() {
@@ -92,6 +118,16 @@ impl Worker {
             tracing::warn!(%error, "a start will have to apply more of the logs than it should");
         }
     }
+}
+
+/// How many of the entries go into one write batch.
+fn batch_len(entries: &[Entry<'_>]) -> usize {
+    let mut range_deletes = 0;
+    let fits = |entry: &&Entry<'_>| {
+        range_deletes += range_delete_count(entry.commands);
+        range_deletes <= BATCH_RANGE_DELETES_MAX
+    };
+    entries.iter().take_while(fits).count().max(1)
 }
 
 /// About how long an entry is in its log.

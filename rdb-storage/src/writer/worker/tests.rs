@@ -9,11 +9,13 @@ use super::super::room::Room;
 use super::super::{Admitted, PendingWrite, Submission};
 use super::*;
 use crate::applied::applied_position;
-use crate::apply::Entry;
+use crate::apply::{Entry, INLINE_READ_BYTES};
 use crate::command::{Command, Outcome};
 use crate::engine::Family;
 use crate::identity::Role;
 use crate::keys::{self, versioned::encode};
+use crate::log_entry::{ApplyOptions, LogChange, LogEntry};
+use crate::proposal::Proposal;
 use crate::region::RegionDescriptor;
 
 /// A storage whose thread does not run.
@@ -246,6 +248,93 @@ fn a_batch_takes_no_more_when_it_has_read_much() {
     for pending in pending.into_iter().take(4) {
         assert_eq!(pending.wait().unwrap(), [Outcome::Swapped { version: 2 }]);
     }
+}
+
+fn log_entry(position: usize, commands: Vec<Command>) -> LogEntry {
+    LogEntry {
+        position: position.to_string().into(),
+        change: LogChange::Proposal(Proposal {
+            epoch_version: 0,
+            commands,
+        }),
+    }
+}
+
+#[test]
+fn an_apply_that_may_not_block_reads_a_key_once_and_no_more_than_its_limit() {
+    let storage = Stopped::new(8 << 20);
+    let engine = &storage.worker.engine;
+    let record = encode(1, &vec![b'v'; INLINE_READ_BYTES]);
+    for key in ["a", "b"] {
+        let family = engine.family(Family::Versioned);
+        engine.database.put_cf(family, key, &record).unwrap();
+    }
+    let swap = |key: &'static str, expected_version| Command::CompareAndSwap {
+        key: key.into(),
+        expected_version,
+        value: "new".into(),
+    };
+    let apply = |commands, may_block| {
+        let entries = [log_entry(1, commands)];
+        let options = ApplyOptions::default();
+        storage.worker.apply(1, &entries, options, may_block)
+    };
+    let stale = Outcome::Conflict {
+        current_version: 1,
+        current_value: None,
+    };
+    assert_eq!(
+        apply(vec![swap("a", 7); 4096], false),
+        Ok(Some(vec![vec![stale; 4096]]))
+    );
+    let both = || vec![swap("a", 1), swap("b", 1)];
+    assert_eq!(apply(both(), false), Ok(None));
+    let swapped = Outcome::Swapped { version: 2 };
+    assert_eq!(apply(both(), true), Ok(Some(vec![vec![swapped; 2]])));
+}
+
+/// Each write batch is synced once.
+#[test]
+fn an_apply_of_many_range_deletes_is_cut_between_entries() {
+    let storage = Stopped::new(8 << 20);
+    let engine = &storage.worker.engine;
+    let delete = Command::DeleteRangeRaw {
+        start_key: "k".into(),
+        end_key: Bytes::new(),
+    };
+    // The last one deletes nothing, so that the last two keys stay.
+    let range_deletes = [32, 32, 1, 100, 0];
+    let entries = range_deletes.iter().enumerate();
+    let entries = entries.map(|(number, count)| {
+        let mut commands = vec![delete.clone(); *count];
+        commands.push(Command::PutRaw {
+            key: format!("k{number}").into(),
+            value: "v".into(),
+        });
+        log_entry(number, commands)
+    });
+    let entries: Vec<_> = entries.collect();
+    let options = ApplyOptions {
+        write_ahead_log: Some(Durability::Sync),
+        ..ApplyOptions::default()
+    };
+    let apply = |may_block| storage.worker.apply(1, &entries, options, may_block);
+    assert_eq!(apply(false), Ok(None));
+    assert_eq!(applied_position(engine, 1), Ok(None));
+
+    let syncs_before = engine.database.wal_sync_count();
+    let outcomes = apply(true).unwrap().unwrap();
+    assert_eq!(engine.database.wal_sync_count() - syncs_before, 4);
+    let counts: Vec<_> = outcomes.iter().map(|of_entry| of_entry.len() - 1).collect();
+    assert_eq!(counts, range_deletes);
+    assert_eq!(applied_position(engine, 1), Ok(Some("4".into())));
+    let is_there = |number: &usize| {
+        let family = engine.family(Family::Raw);
+        let value = engine.database.get_cf(family, format!("k{number}"));
+        value.unwrap().is_some()
+    };
+    let there: Vec<_> = (0..range_deletes.len()).filter(is_there).collect();
+    assert_eq!(there, [3, 4]);
 }
 
 /// Each record has its own block, so that no read loads another record.
