@@ -109,7 +109,12 @@ fn a_file_that_cannot_work_is_refused_as_a_setting() {
         (
             "rdb-server",
             "data_dir = \"d\"",
-            "a similar one is `data-dir`",
+            "there is no setting `data_dir`; the nearest is `data-dir`, and --print-config shows all",
+        ),
+        (
+            "rdb-pd",
+            "cache = 1",
+            "there is no setting `cache`; the nearest is `",
         ),
         (
             "rdb-server",
