@@ -32,7 +32,9 @@ enum Problem {
     Unreadable(io::Error),
     #[error("{}", .0.to_string().trim_end())]
     Syntax(toml::de::Error),
-    #[error("there is no setting `{key}`; the nearest is `{nearest}`, and --print-config shows all")]
+    #[error(
+        "there is no setting `{key}`; the nearest is `{nearest}`, and --print-config shows all"
+    )]
     UnknownKey { key: String, nearest: String },
     #[error("`{0}` is for one start, so it can only be given as a flag: --{0}")]
     FlagOnly(String),
