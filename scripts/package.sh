@@ -114,6 +114,10 @@ stage() {
   install -D -m 644 -t "$1/docs/systemd" docs/systemd/*.service
   install -D -m 644 -t "$1/docs/monitoring" docs/monitoring/*
   "$bin_dir/rdbctl" manual "$1/share/man/man1" >/dev/null
+  mkdir "$1/share/man/man8"
+  for program in rdb-server rdb-pd; do
+    "$bin_dir/$program" --manual >"$1/share/man/man8/$program.8"
+  done
   for shell in bash fish zsh; do
     "$bin_dir/rdbctl" completions "$shell" >"$1/share/completions/rdbctl.$shell"
   done

@@ -4,6 +4,7 @@
  * SHIM_DATA_DIR    the directory whose files are meant
  * SHIM_LEDGER      a file that gets a struct record for each file that was synced or removed there
  * SHIM_FAIL_SYNC   as long as a file of this name exists, no sync in the directory succeeds
+ * SHIM_STALL_SYNC  as long as a file of this name exists, no sync in the directory ends; one that waits makes the file a byte long
  * SHIM_CLOCK_RATE  how fast the monotonic clock runs, 1 by default
  * SHIM_CLOCK       a file that gets a struct reading of the clock
  * SHIM_STEPS       a file that gets a line before each step: a sync, removal, renaming or making of something in the directory
@@ -41,7 +42,7 @@ struct reading {
     volatile int64_t shown_ns;
 };
 
-static const char *data_dir, *fail_sync;
+static const char *data_dir, *fail_sync, *stall_sync;
 static int ledger = -1, steps = -1;
 static long step_count, kill_at;
 static double rate = 1;
@@ -104,6 +105,8 @@ static int sync_file(int fd, int (*sync)(int))
         errno = EIO;
         return -1;
     }
+    while (stall_sync && !truncate(stall_sync, 1))
+        usleep(1000);
     int result = sync(fd);
     if (!result && S_ISREG(file.st_mode))
         note(file.st_ino, file.st_size);
@@ -266,6 +269,7 @@ __attribute__((constructor)) static void begin(void)
     const char *path = getenv("SHIM_LEDGER");
     data_dir = getenv("SHIM_DATA_DIR");
     fail_sync = getenv("SHIM_FAIL_SYNC");
+    stall_sync = getenv("SHIM_STALL_SYNC");
     if (path && (ledger = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)) < 0)
         die("SHIM_LEDGER");
     if ((path = getenv("SHIM_STEPS")) && (steps = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)) < 0)

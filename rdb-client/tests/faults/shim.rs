@@ -2,7 +2,7 @@
 //!
 //! - *A power cut* takes back what was not synced. The shim notes how far each file of the store was synced, and after the
 //!   store was killed [`Shim::cut_power`] cuts its files there. Directories are taken to be synced always.
-//! - *Syncs fail* while [`Shim::fail_syncs`] says so.
+//! - *Syncs fail* while [`Shim::fail_syncs`] says so, and *do not end* while [`Shim::stall_syncs`] does.
 //! - *The clock* that timeouts and leases are measured with runs at a rate of its own.
 //! - *A kill* comes before a step of which the number is given: a sync, or what adds a file to the directory or takes one away. So each
 //!   step of what a store does at its start can be its last.
@@ -63,6 +63,7 @@ pub(crate) struct Shim {
     data_dir: PathBuf,
     ledger: PathBuf,
     fail_sync: PathBuf,
+    stall_sync: PathBuf,
     clock: PathBuf,
 }
 
@@ -86,6 +87,7 @@ impl Shim {
             data_dir: data_dir.to_owned(),
             ledger: beside(".ledger"),
             fail_sync: beside(".fail-sync"),
+            stall_sync: beside(".stall-sync"),
             clock: beside(".clock"),
         }
     }
@@ -95,23 +97,31 @@ impl Shim {
         &self,
         library: &ShimLibrary,
         clock_rate: f64,
-    ) -> [(&'static str, OsString); 6] {
+    ) -> [(&'static str, OsString); 7] {
         [
             ("LD_PRELOAD", library.0.clone().into()),
             ("SHIM_DATA_DIR", self.data_dir.clone().into()),
             ("SHIM_LEDGER", self.ledger.clone().into()),
             ("SHIM_FAIL_SYNC", self.fail_sync.clone().into()),
+            ("SHIM_STALL_SYNC", self.stall_sync.clone().into()),
             ("SHIM_CLOCK", self.clock.clone().into()),
             ("SHIM_CLOCK_RATE", clock_rate.to_string().into()),
         ]
     }
 
     pub(crate) fn fail_syncs(&self, fails: bool) {
-        if fails {
-            File::create(&self.fail_sync).expect("the directory can be written");
-        } else {
-            fs::remove_file(&self.fail_sync).expect("syncs failed before");
-        }
+        switch(&self.fail_sync, fails);
+    }
+
+    #[allow(dead_code, reason = "the tests of the server look at such a store")]
+    pub(crate) fn stall_syncs(&self, stalls: bool) {
+        switch(&self.stall_sync, stalls);
+    }
+
+    /// Whether a sync waits for the stall to end.
+    #[allow(dead_code, reason = "the tests of the server look at such a store")]
+    pub(crate) fn is_stalled(&self) -> bool {
+        fs::metadata(&self.stall_sync).is_ok_and(|file| file.len() > 0)
     }
 
     /// Takes back what the store has not synced. The store must have been killed.
@@ -142,6 +152,15 @@ impl Shim {
             nanoseconds as f64 / 1e9
         };
         (seconds(&reading[..8]), seconds(&reading[8..16]))
+    }
+}
+
+/// Makes or removes a file that the shim looks for.
+fn switch(file: &Path, is_on: bool) {
+    if is_on {
+        File::create(file).expect("the directory can be written");
+    } else {
+        fs::remove_file(file).expect("it was switched on before");
     }
 }
 

@@ -70,6 +70,22 @@ fn a_flag_wins_over_a_variable_over_a_file_over_the_default() {
     }
 }
 
+#[test]
+fn each_server_prints_its_manual_page() {
+    for (name, variables) in PROGRAMS {
+        let output = run(program(name).arg("--manual"));
+        let page = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        for told in [
+            format!("\n.TH {name} 8 "),
+            format!("{variables}_DATA_DIR"),
+            "Exit codes:".to_owned(),
+        ] {
+            assert!(page.contains(&told), "{told}: {page}");
+        }
+    }
+}
+
 /// The program starts anew to set up its allocator, and a pipe can be read only once.
 #[test]
 fn a_file_may_be_a_pipe() {
@@ -109,7 +125,12 @@ fn a_file_that_cannot_work_is_refused_as_a_setting() {
         (
             "rdb-server",
             "data_dir = \"d\"",
-            "a similar one is `data-dir`",
+            "there is no setting `data_dir`; the nearest is `data-dir`, and --print-config shows all",
+        ),
+        (
+            "rdb-pd",
+            "cache = 1",
+            "there is no setting `cache`; the nearest is `",
         ),
         (
             "rdb-server",

@@ -25,8 +25,7 @@ mod rights;
 mod scrape;
 mod scripted_pd;
 mod service_manager;
-// It only kills here.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "no power is cut here")]
 #[path = "../../../rdb-client/tests/faults/shim.rs"]
 mod shim;
 mod slow_log;

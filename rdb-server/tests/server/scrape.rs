@@ -1,11 +1,14 @@
-//! What one look at a store with many regions costs. Regions do not split yet, so a placement driver of the test makes them up.
+//! What one look at a store with many regions costs, and that it waits for no write. Regions do not split yet, so a placement driver of
+//! the test makes them up.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::harness::{Metrics, Node, found, http_get};
+use crate::harness::{Cluster, HANG_GUARD, Metrics, Node, found, guarded, http_get, skipped};
 use crate::scripted_pd::ScriptedPd;
+use crate::shim::{Shim, ShimLibrary};
 
 const REGIONS: u64 = 1000;
 
@@ -41,4 +44,41 @@ async fn a_scrape_of_a_thousand_regions_takes_20_ms_at_most() {
     let (median, last) = (took[SCRAPES / 2], took[SCRAPES - 1]);
     println!("{REGIONS} regions: {bytes} bytes, median {median:?}, longest {last:?}");
     assert!(median <= AIM, "{took:?}");
+}
+
+/// If a look took a lock that a write holds while it is synced, it would have no end here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_at_a_store_does_not_wait_for_a_write_whose_sync_does_not_end() {
+    let mut cluster = Cluster::prepare();
+    // The shim sees paths without links.
+    let place = fs::canonicalize(cluster.directory.path()).expect("it is there");
+    let Some(library) = ShimLibrary::compile(&place) else {
+        return skipped("there is no C compiler");
+    };
+    let shim = Shim::of(&place.join("store"));
+    cluster.store = cluster.store.with_status();
+    for (name, value) in shim.environment(&library, 1.0) {
+        cluster.store.set_environment(name, value);
+    }
+    cluster.pd.start_serving().await;
+    cluster.store.start_serving().await;
+    let address = cluster.store.status_address().await;
+    let client = cluster.client().await.with_timeout(HANG_GUARD);
+    client.raw_put("k", "1").await.expect("put");
+
+    shim.stall_syncs(true);
+    let write = tokio::spawn(async move { client.raw_put("k", "2").await });
+    found("the write waits for a sync", async || {
+        let metrics = Metrics::of(&address).await;
+        let is_queued = metrics.get("flaredb_write_queue_bytes") > 0.0;
+        (is_queued && shim.is_stalled()).then_some(())
+    })
+    .await;
+    for path in ["/metrics", "/status", "/page.json"] {
+        let answer = guarded(path, http_get(&address, path)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    assert!(!write.is_finished());
+    shim.stall_syncs(false);
+    write.await.expect("no panic").expect("it goes on");
 }

@@ -1,5 +1,6 @@
-//! Commands that take long for a known reason: what the log and the figures tell of them.
+//! Commands and calls that take long for a known reason: what the log and the figures tell of them.
 
+use std::fs;
 use std::time::Duration;
 
 use futures::channel::mpsc;
@@ -7,9 +8,13 @@ use rdb_proto::kvrpc::batch_command::Request;
 use rdb_proto::kvrpc::kv_batch_client::KvBatchClient;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::kvrpc::{BatchCommand, BatchRequest, RawGetRequest, RawPutRequest};
+use rdb_proto::pdpb::GetTsoRequest;
+use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::transport::endpoint;
+use tempfile::TempDir;
 
-use crate::harness::{Cluster, HANG_GUARD, Metrics, Node, connect, found};
+use crate::harness::{Cluster, HANG_GUARD, Metrics, Node, connect, found, skipped};
+use crate::shim::{Shim, ShimLibrary};
 
 const SECRET: &str = "a key that is nobody's business";
 
@@ -231,4 +236,48 @@ async fn calls_that_wait_for_room_are_counted_and_told_of_though_no_handler_sees
     for read in unread {
         read.abort();
     }
+}
+
+/// The disk does not work, so there are no timestamps once the durable bound is reached, and a request waits three seconds for some.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_call_of_the_placement_driver_is_told_of_with_its_caller_trace_and_times() {
+    const THRESHOLD_MS: u64 = 1000;
+    const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let directory = TempDir::new().expect("the temporary directory can be written");
+    let Some(library) = ShimLibrary::compile(directory.path()) else {
+        return skipped("there is no C compiler");
+    };
+    // The shim sees paths without links.
+    let place = fs::canonicalize(directory.path()).expect("it is there");
+    let pd = Node::placement_driver(place.join("pd"));
+    let mut pd = pd.with_flag("--slow-log-ms", &THRESHOLD_MS.to_string());
+    let shim = Shim::of(pd.data_dir());
+    for (name, value) in shim.environment(&library, 1.0) {
+        pd.set_environment(name, value);
+    }
+    pd.start_serving().await;
+    shim.fail_syncs(true);
+    let channel = connect(&pd.address()).await.expect("it listens");
+    let told = " slow method=\"GetTso\" outcome=\"refused\" ";
+    let line = found("it is told of", async || {
+        let mut request = tonic::Request::new(GetTsoRequest::default());
+        let traceparent = format!("00-{TRACE_ID}-00f067aa0ba902b7-00");
+        let traceparent = traceparent.parse().expect("text");
+        request.metadata_mut().insert("traceparent", traceparent);
+        // Timestamps below the bound are handed out.
+        let _ = PdClient::new(channel.clone()).get_tso(request).await;
+        let log = pd.log();
+        let mut lines = log.lines();
+        lines.find(|line| line.contains(told)).map(str::to_owned)
+    })
+    .await;
+    assert_eq!(number(&line, "requests"), Some(1), "{line}");
+    assert!(line.contains(" peer=127.0.0.1:"), "{line}");
+    assert!(line.contains(&format!(" trace_id={TRACE_ID} ")), "{line}");
+    let total = number(&line, "total_ms").expect("it has one");
+    let parts = ["admission_ms", "answer_ms"];
+    let parts = parts.map(|part| number(&line, part).expect("it has one"));
+    assert!(total >= THRESHOLD_MS, "{line}");
+    assert!(parts.iter().sum::<u64>() <= total, "{line}");
+    assert_eq!(number(&line, "left_out"), Some(0), "{line}");
 }

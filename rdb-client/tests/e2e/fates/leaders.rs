@@ -44,14 +44,14 @@ over_both_paths! {
 }
 
 /// Three stores with a peer each of one region, and a placement driver that knows.
-struct Group {
+pub(crate) struct Group {
     nodes: Vec<StoreNode>,
     pd: PdNode,
 }
 
 impl Group {
     /// Store 1 leads in term 1, as everybody knows.
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let mut nodes = Vec::new();
         for id in 1..=3 {
             nodes.push(StoreNode::start(id, vec![region(1, 1, "", "")]).await);
@@ -63,7 +63,7 @@ impl Group {
         group
     }
 
-    async fn client_over(&self, path: CallPath) -> Client {
+    pub(crate) async fn client_over(&self, path: CallPath) -> Client {
         connect_over(path, [self.pd.proxy.address]).await
     }
 
@@ -100,7 +100,7 @@ impl Group {
     }
 
     /// The stores, not the placement driver, learn that this one leads.
-    fn elect(&self, leader: u64, term: u64) {
+    pub(crate) fn elect(&self, leader: u64, term: u64) {
         for node in &self.nodes {
             if node.store.id == leader {
                 node.store.serve_always();
@@ -112,7 +112,7 @@ impl Group {
     }
 
     /// No store knows a leader in this term.
-    fn depose(&self, term: u64) {
+    pub(crate) fn depose(&self, term: u64) {
         for node in &self.nodes {
             node.store.refuse_always(self.not_leader(None, term));
         }

@@ -10,7 +10,7 @@
 mod batches;
 pub(crate) mod cluster;
 mod connections;
-mod leaders;
+pub(crate) mod leaders;
 mod placement;
 mod placement_driver;
 pub(crate) mod proxy;

@@ -9,8 +9,9 @@ use rdb_client::{Client, Config, Error, ScanOptions};
 use super::recorder::Numbers;
 use crate::fates;
 use crate::fates::cluster::SHORT;
+use crate::fates::leaders::Group;
 use crate::fates::proxy::Mode;
-use crate::harness::{Cluster, HANG_GUARD, found, guarded};
+use crate::harness::{CallPath, Cluster, HANG_GUARD, found, guarded};
 
 /// Clients that connect on this thread report to `numbers` until the guard is dropped.
 fn recorded(numbers: &Numbers) -> LocalRecorderGuard<'_> {
@@ -180,6 +181,23 @@ async fn an_attempt_to_connect_that_nobody_answers_has_failed() {
     })
     .await;
     waiting.abort();
+}
+
+#[tokio::test]
+async fn a_search_for_a_leader_is_counted() {
+    let group = Group::start().await;
+    let numbers = Numbers::default();
+    let _recorded = recorded(&numbers);
+    let client = group.client_over(CallPath::Batched).await;
+    client.raw_put("k", "1").await.expect("put");
+    let searches = || numbers.get("flaredb_client_leader_searches_total");
+    let before = searches();
+    assert!(before.is_some(), "it is there from the start");
+    group.depose(2);
+    let write = tokio::spawn(async move { client.raw_put("k", "2").await });
+    found("a search", async || (searches() > before).then_some(())).await;
+    group.elect(3, 3);
+    write.await.expect("no panic").expect("put");
 }
 
 #[tokio::test]

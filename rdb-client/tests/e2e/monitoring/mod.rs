@@ -1,4 +1,5 @@
-//! What is there for people who watch a cluster: the client's figures, the dashboard and the alert rules.
+//! What is there for people who watch a cluster: the client's figures, the dashboard and the alert rules, and that Prometheus takes
+//! in what the servers show.
 
 mod client;
 mod exposed;
@@ -9,3 +10,4 @@ mod queries;
 #[allow(dead_code, reason = "the example writes it, the tests look at it")]
 #[path = "../../../examples/client_metrics/recorder.rs"]
 mod recorder;
+mod scraping;

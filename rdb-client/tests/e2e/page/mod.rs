@@ -145,10 +145,46 @@ async fn a_write_is_on_the_page_of_its_store_within_three_updates() {
     found("its rate and its latency are shown", async || {
         client.raw_put("k", "v").await.expect("written");
         let shown = "const text = (id) => document.getElementById(id).textContent; \
-                     return parseFloat(text('tile-writes')) > 0 && /s$/.test(text('tile-write-p99'))";
+                     const charted = [...document.querySelectorAll('#charts li')].find((item) => item.textContent.startsWith('writes ')); \
+                     return parseFloat(text('tile-writes')) > 0 && /s$/.test(text('tile-write-p99')) \
+                     && parseFloat(charted.lastChild.textContent) > 0";
         (browser.run(shown).await == true).then_some(())
     })
     .await;
+}
+
+/// The names of columns stand in the script, too. A line with another name would stay empty.
+#[tokio::test]
+async fn each_line_of_a_chart_shows_a_column_that_its_server_sends() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let (_cluster, pd, store) = one_store().await;
+    // From now on each column has a value, though nothing happens.
+    let fill = "const theirs = window.fetch; \
+                window.filled = 0; \
+                window.fetch = async (...asked) => { \
+                  const update = await (await theirs(...asked)).json(); \
+                  update.history.now = update.history.columns.map(() => 1); \
+                  if (update.history.now.length > 0) window.filled += 1; \
+                  return { ok: true, json: () => update }; \
+                }";
+    let texts =
+        "return [...document.querySelectorAll('#charts li')].map((line) => line.textContent)";
+    for url in [&pd, &store] {
+        browser.open(url).await;
+        browser.run(fill).await;
+        browser
+            .find("one of two is shown", "return window.filled >= 2")
+            .await;
+        let lines = browser.run(texts).await;
+        let lines = lines.as_array().expect("a list").iter();
+        let lines: Vec<_> = lines.map(|line| line.as_str().expect("text")).collect();
+        assert!(lines.len() >= 8, "{lines:?}");
+        for line in &lines {
+            assert!(line.contains('1'), "{line:?} of {url}: {lines:?}");
+        }
+    }
 }
 
 /// From now on `window.seen` has what each update of the page shows: what `show` makes `shown`.
@@ -352,15 +388,24 @@ async fn a_page_that_lost_its_server_says_so_and_recovers_by_itself() {
         return;
     };
     let mut cluster = Cluster::prepare();
-    let port = Port::reserve();
-    let at = format!("127.0.0.1:{}", port.number());
-    cluster.pd = cluster.pd.with_flag("--status-addr", &at);
+    let ports = [Port::reserve(), Port::reserve()];
+    let [pd, store] = ports
+        .each_ref()
+        .map(|port| format!("127.0.0.1:{}", port.number()));
+    cluster.pd = cluster.pd.with_flag("--status-addr", &pd);
+    cluster.store = cluster.store.with_flag("--status-addr", &store);
     cluster.pd.start_serving().await;
     cluster.store.start_serving().await;
+    assert_loses_and_finds(&browser, &mut cluster.pd, &pd, "cluster").await;
+    assert_loses_and_finds(&browser, &mut cluster.store, &store, "store").await;
+}
+
+/// The page at `at` is that of `node`.
+async fn assert_loses_and_finds(browser: &Browser, node: &mut Node, at: &str, name: &str) {
     browser.open(&format!("http://{at}/")).await;
     browser.find("it shows updates", UPDATES).await;
     browser.find("it has a server", HAS_SERVER).await;
-    cluster.pd.kill();
+    node.kill();
     let told = browser
         .find("it says that it lost the server", &text_of("lost"))
         .await;
@@ -373,19 +418,19 @@ async fn a_page_that_lost_its_server_says_so_and_recovers_by_itself() {
         .run("return document.getElementById('lost').getAttribute('role')")
         .await;
     assert_eq!(role, "alert", "it is read out");
-    browser.picture("cluster-lost").await;
-    let seen = shown_updates(&browser).await;
-    cluster.pd.start_serving().await;
+    browser.picture(&format!("{name}-lost")).await;
+    let seen = shown_updates(browser).await;
+    node.start_serving().await;
     browser
         .find("it goes on", &format!("return {UPDATES_OF} > {seen}"))
         .await;
     browser.find("it has a server", HAS_SERVER).await;
     // Connections are taken by the system, and nothing is answered.
-    cluster.pd.pause();
+    node.pause();
     browser
         .find("it says that it lost the server", &text_of("lost"))
         .await;
-    cluster.pd.resume();
+    node.resume();
     browser.find("it has a server", HAS_SERVER).await;
 }
 
@@ -394,7 +439,7 @@ async fn all_of_a_page_is_reached_with_the_keyboard() {
     let Some(browser) = Browser::start().await else {
         return;
     };
-    let (_cluster, pd, _) = one_store().await;
+    let (_cluster, pd, store) = one_store().await;
     browser.open(&pd).await;
     browser
         .find(
@@ -402,6 +447,25 @@ async fn all_of_a_page_is_reached_with_the_keyboard() {
             "return document.querySelectorAll('#keyline button').length === 1",
         )
         .await;
+    let stops = assert_charts_are_reached(&browser).await;
+    assert!(
+        stops.iter().any(|stop| stop.contains("keyline")),
+        "{stops:?}"
+    );
+    let detail = browser.run(&text_of("region-detail")).await;
+    assert!(
+        detail
+            .as_str()
+            .is_some_and(|told| told.starts_with("Region 1 · led by store 1")),
+        "{detail}"
+    );
+    browser.open(&store).await;
+    browser.find("it shows updates", UPDATES).await;
+    assert_charts_are_reached(&browser).await;
+}
+
+/// Tab goes to each chart of the page, and arrow keys through the first. Returns where Tab went.
+async fn assert_charts_are_reached(browser: &Browser) -> Vec<String> {
     let focused = "const it = document.activeElement; return it.className + ' ' + it.parentElement.id + ' ' + it.getAttribute('role')";
     let charts = "return document.querySelectorAll('#charts [role=slider]').length";
     let charts = browser.run(charts).await.as_u64().expect("a number") as usize;
@@ -413,18 +477,7 @@ async fn all_of_a_page_is_reached_with_the_keyboard() {
         stops.push(stop.as_str().expect("text").to_owned());
     }
     assert!(stops[0].starts_with("skip"), "{stops:?}");
-    assert!(
-        stops.iter().any(|stop| stop.contains("keyline")),
-        "{stops:?}"
-    );
     assert!(charts >= 6 && reached(&stops) == charts, "{stops:?}");
-    let detail = browser.run(&text_of("region-detail")).await;
-    assert!(
-        detail
-            .as_str()
-            .is_some_and(|told| told.starts_with("Region 1 · led by store 1")),
-        "{detail}"
-    );
     browser
         .find(
             "there is a row",
@@ -450,6 +503,7 @@ async fn all_of_a_page_is_reached_with_the_keyboard() {
             "{then}"
         );
     }
+    stops
 }
 
 #[tokio::test]

@@ -10,9 +10,6 @@ use toml::{Table, Value};
 use super::form::Form;
 use super::{name, settings};
 
-/// Two names are similar above this value of Jaro's measure. clap draws the line here for flags.
-const SIMILARITY_MIN: f64 = 0.7;
-
 /// What a file says.
 #[derive(Debug)]
 pub(super) struct ConfigFile {
@@ -35,11 +32,10 @@ enum Problem {
     Unreadable(io::Error),
     #[error("{}", .0.to_string().trim_end())]
     Syntax(toml::de::Error),
-    #[error("there is no setting `{key}`{}", suggestion(.nearest.as_deref()))]
-    UnknownKey {
-        key: String,
-        nearest: Option<String>,
-    },
+    #[error(
+        "there is no setting `{key}`; the nearest is `{nearest}`, and --print-config shows all"
+    )]
+    UnknownKey { key: String, nearest: String },
     #[error("`{0}` is for one start, so it can only be given as a flag: --{0}")]
     FlagOnly(String),
     #[error("`{key}` is {value}, but takes {wanted}: {key} = {example}")]
@@ -55,13 +51,6 @@ enum Problem {
         value: String,
         cause: String,
     },
-}
-
-fn suggestion(nearest: Option<&str>) -> String {
-    match nearest {
-        Some(nearest) => format!("; a similar one is `{nearest}`"),
-        None => "; --print-config shows all".to_owned(),
-    }
 }
 
 impl ConfigFile {
@@ -125,13 +114,11 @@ fn argument_of<'a>(command: &'a Command, key: &str) -> Result<&'a Arg, Problem> 
         return Err(Problem::FlagOnly(key.to_owned()));
     }
     let shown = settings(command).filter(|argument| !argument.is_hide_set());
-    let similar = shown
-        .map(|argument| (strsim::jaro(key, name(argument)), name(argument)))
-        .filter(|(similarity, _)| *similarity > SIMILARITY_MIN);
-    let nearest = similar.max_by(|(one, _), (other, _)| one.total_cmp(other));
+    let similarity = |argument: &&Arg| strsim::jaro(key, name(argument));
+    let nearest = shown.max_by(|one, other| similarity(one).total_cmp(&similarity(other)));
     Err(Problem::UnknownKey {
         key: key.to_owned(),
-        nearest: nearest.map(|(_, name)| name.to_owned()),
+        nearest: name(nearest.expect("a program has settings")).to_owned(),
     })
 }
 

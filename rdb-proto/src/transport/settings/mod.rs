@@ -21,6 +21,7 @@ use std::process;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, Parser, value_parser};
+use clap_mangen::Man;
 
 use self::file::ConfigFile;
 use super::allocator;
@@ -28,20 +29,27 @@ use super::process::Failure;
 
 const CONFIG: &str = "config";
 const PRINT_CONFIG: &str = "print-config";
+const MANUAL: &str = "manual";
+
+/// Section of the manual: programs that administrators run.
+const MANUAL_SECTION: &str = "8";
 
 /// Reads the settings of this process. Call it first in `main`: it may start the program anew (`allocator`).
 ///
-/// Ends the process when there is nothing to start: after `--help`, `--version` and `--print-config`, and with exit code 2 when a setting
-/// cannot work. `validate` checks what the types of the settings do not; it decides over the exit code of `--print-config`.
+/// Ends the process when there is nothing to start: after `--help`, `--version`, `--manual` and `--print-config`, and with exit code 2 when
+/// a setting cannot work. `validate` checks what the types of the settings do not; it decides over the exit code of `--print-config`.
 pub fn read<C: Parser, E: Display>(validate: impl FnOnce(&C) -> Result<(), E>) -> C {
     // Before the file is read, since one that is a pipe can be read only once.
     allocator::set_up();
     let arguments: Vec<_> = env::args_os().collect();
     let settings = Settings::parse(&arguments).unwrap_or_else(|error| error.exit());
-    if !settings.matches.get_flag(PRINT_CONFIG) {
-        return settings.config;
+    if settings.matches.get_flag(MANUAL) {
+        process::exit(settings.print_manual());
     }
-    process::exit(settings.print(validate))
+    if settings.matches.get_flag(PRINT_CONFIG) {
+        process::exit(settings.print(validate));
+    }
+    settings.config
 }
 
 /// Settings, and where they came from.
@@ -55,7 +63,7 @@ struct Settings<C> {
 
 impl<C: Parser> Settings<C> {
     fn parse(arguments: &[OsString]) -> Result<Self, clap::Error> {
-        let mut command = with_file_flags(C::command());
+        let mut command = with_own_flags(C::command());
         let mut matches = command.clone().try_get_matches_from(arguments)?;
         let mut file = None;
         if let Some(path) = matches.get_one::<PathBuf>(CONFIG) {
@@ -94,10 +102,23 @@ impl<C: Parser> Settings<C> {
         }
         0
     }
+
+    /// Prints the manual page and returns the exit code.
+    fn print_manual(self) -> i32 {
+        let name = self.command.get_name().to_owned();
+        let page = Man::new(self.command).section(MANUAL_SECTION);
+        match page.render(&mut io::stdout()) {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("{name}: cannot print the manual page: {error}");
+                Failure::Passing as i32
+            }
+        }
+    }
 }
 
-/// Adds the flags that are about the file.
-fn with_file_flags(command: Command) -> Command {
+/// Adds the flags that both programs have beside their settings.
+fn with_own_flags(command: Command) -> Command {
     let program = command.get_name().to_uppercase().replace('-', "_");
     let config = Arg::new(CONFIG)
         .long(CONFIG)
@@ -112,7 +133,11 @@ fn with_file_flags(command: Command) -> Command {
         .long(PRINT_CONFIG)
         .action(ArgAction::SetTrue)
         .help("Print the settings in effect as such a file, with where each came from, and exit");
-    command.arg(config).arg(print_config)
+    let manual = Arg::new(MANUAL)
+        .long(MANUAL)
+        .action(ArgAction::SetTrue)
+        .help("Print the manual page, and exit");
+    command.args([config, print_config, manual])
 }
 
 /// The arguments that a file can set.

@@ -132,16 +132,13 @@ fn what_a_file_cannot_say_is_refused_with_what_would_be_right() {
     for (text, told) in [
         (
             "adr = \"127.0.0.1:2\"",
-            "there is no setting `adr`; a similar one is `addr`",
+            "there is no setting `adr`; the nearest is `addr`, and --print-config shows all",
         ),
-        ("data_dir = \"d\"", "a similar one is `data-dir`"),
-        (
-            "bytes = 1",
-            "there is no setting `bytes`; --print-config shows all",
-        ),
+        ("data_dir = \"d\"", "the nearest is `data-dir`"),
+        ("zone = 1", "there is no setting `zone`; the nearest is `"),
         (
             "[server]\naddr = \"127.0.0.1:2\"",
-            "there is no setting `server`",
+            "there is no setting `server`; the nearest is `",
         ),
         ("repair = true", "can only be given as a flag: --repair"),
         ("print-config = true", "can only be given as a flag"),

@@ -17,7 +17,8 @@ use crate::service::RawService;
 const HANG_GUARD: Duration = Duration::from_secs(300);
 
 /// [`Regions::counts`] takes two locks, for as long as it looks at each region. No read and no write takes them. What a scrape shows
-/// of the rights is read without a lock, as the tests of [`Guard`](rdb_proto::auth::Guard) hold.
+/// of the rights is read without a lock, as the tests of [`Guard`](rdb_proto::auth::Guard) hold. That a whole scrape waits for no lock of a
+/// write that is being synced is tested from outside, in `tests/server/scrape.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn reads_and_writes_go_on_while_the_locks_of_a_scrape_are_held() {
     let Fixture {
