@@ -35,7 +35,8 @@ macro_rules! call {
 /// [check](Client::check_right) what they may do themselves. Changes are kept even if rights are not enforced.
 ///
 /// A change whose answer gets lost ends in [`Error::Undetermined`], and is not repeated, since a token is told only once. Look at the
-/// [`users`](Client::users): if a token was made whose answer got lost, [`replace_tokens`](Client::replace_tokens) replaces it.
+/// [`users`](Client::users). If a token was made whose answer got lost, [`drop_new_token`](Client::drop_new_token) makes it invalid and
+/// leaves the user the one before. A user that had none before gets one by [`replace_tokens`](Client::replace_tokens).
 ///
 /// On stores that reach the placement driver, a change takes effect some seconds later, also for open streams.
 ///
@@ -91,6 +92,18 @@ impl Client {
     /// When there is no such user, or it does not have two.
     pub async fn drop_old_token(&self, name: &str) -> Result<(), Error> {
         self.change_token(name, TokenChange::DropOld)
+            .await
+            .map(drop)
+    }
+
+    /// Makes the newer one of a user's two tokens invalid, e.g. one that nobody has since the answer of [`add_token`](Self::add_token)
+    /// got lost.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such user, or it does not have two.
+    pub async fn drop_new_token(&self, name: &str) -> Result<(), Error> {
+        self.change_token(name, TokenChange::DropNew)
             .await
             .map(drop)
     }

@@ -21,6 +21,18 @@ pub(crate) fn lines(log: &Path, secrets: &[&str]) -> Vec<Map<String, Value>> {
     whole.map(object).collect()
 }
 
+/// The calls that [`marks`] counts.
+pub(crate) const MARK: &str = "/unknown.Service/Mark";
+
+/// How many of these lines are about a call of a method that there is not, by somebody without a token.
+pub(crate) fn marks(lines: &[Map<String, Value>]) -> u64 {
+    let is_mark = |line: &&Map<String, Value>| {
+        let member = |name| line.get(name).and_then(Value::as_str);
+        (member("call"), member("outcome")) == (Some("other/other"), Some("unauthenticated"))
+    };
+    lines.iter().filter(is_mark).count() as u64
+}
+
 /// How many refusals these lines tell of, with those that they say are missing. A call is one refusal, however many keys it names; a line
 /// of a stream is one for each command.
 pub(crate) fn refusals(lines: &[Map<String, Value>]) -> u64 {
@@ -32,7 +44,8 @@ pub(crate) fn refusals(lines: &[Map<String, Value>]) -> u64 {
     let of_line = |line: &Map<String, Value>| match line.get("outcome").and_then(Value::as_str) {
         Some("denied" | "unauthenticated") if !is_of_stream(line) => 1,
         Some("denied" | "unauthenticated") => number(line, "count").unwrap_or(1),
-        _ => number(line, "dropped").unwrap_or(0),
+        // Those of a `dropped` line.
+        _ => number(line, "refusals").unwrap_or(0),
     };
     lines.iter().map(of_line).sum()
 }

@@ -11,13 +11,14 @@ use rdb_proto::authpb::Role;
 use rdb_proto::kvrpc::{RawGetRequest, RawPutResponse};
 use rdb_proto::transport::endpoint;
 use rdb_proto::transport::tls::ClientTls;
+use serde_json::{Map, Value};
 use tempfile::TempDir;
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::administrator::{Administrator, over_all};
-use crate::audit::{lines, refusals};
+use crate::audit::{MARK, lines, marks, refusals};
 use crate::certificates::{Ca, Files, Issued, Validity};
 use crate::harness::{HANG_GUARD, HttpAnswer, Node, connect, found, http_get};
 use crate::wire::{Answer, bearer, call};
@@ -223,17 +224,42 @@ impl Enforcing {
         .await
     }
 
-    /// How many refusals the audit logs tell of. No key and no token is in them.
+    /// How many refusals the audit logs tell of. Marks do not count.
     pub(crate) fn audited_refusals(&self) -> u64 {
-        let secrets = ["flaredb_", self.admin.token_digits(), "/k1"];
+        let audited = self.audited();
+        audited.map(|log| refusals(&log) - marks(&log)).sum()
+    }
+
+    /// The same, once the audit logs have all that was noted until now. Lines are written in the order of their events, so a call that each
+    /// process refuses shows that: a mark.
+    pub(crate) async fn refusals_until_now(&self) -> u64 {
+        let mut processes = self.to_stores().await;
+        processes.push(self.to_pd().await);
+        let marked = || self.audited().map(|log| marks(&log)).sum::<u64>();
+        let before = marked();
+        for process in &processes {
+            let refused = call(process, MARK, None, vec![Bytes::new()]).await;
+            assert_eq!(refused.code, Code::Unauthenticated, "{refused:?}");
+        }
+        found("each audit log has the mark", async || {
+            (marked() == before + processes.len() as u64).then_some(())
+        })
+        .await;
+        self.audited_refusals()
+    }
+
+    /// The lines of each audit log. No key and no token is in them.
+    fn audited(&self) -> impl Iterator<Item = Vec<Map<String, Value>>> {
         let logs = self.stores.iter().chain([&self.pd]);
-        let logs = logs.map(|node| audit_log(node, self.directory.path()));
-        logs.map(|log| refusals(&lines(&log, &secrets))).sum()
+        logs.map(move |node| {
+            let secrets = ["flaredb_", self.admin.token_digits(), "/k1"];
+            lines(&audit_log(node, self.directory.path()), &secrets)
+        })
     }
 
     /// All processes run, none of them has panicked, and none has logged a token.
     pub(crate) fn assert_sound(&mut self) {
-        self.audited_refusals();
+        self.audited().for_each(drop);
         for node in self.stores.iter_mut().chain([&mut self.pd]) {
             assert!(!node.has_ended(), "a process has ended");
             let log = node.log();

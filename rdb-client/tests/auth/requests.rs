@@ -55,8 +55,6 @@ pub(crate) fn requests(path: &str, about: About) -> Vec<Vec<Bytes>> {
             .into_iter()
             .map(|body| vec![body])
             .collect(),
-        // Its commands are tried one by one.
-        "kvrpc.KvBatch" => Vec::new(),
         _ => vec![of_no_keys(service, method, about)],
     }
 }
@@ -73,8 +71,8 @@ fn of_no_keys(service: &str, method: &str, about: About) -> Vec<Bytes> {
     const UNKNOWN: u64 = u64::MAX;
     let unknown = || "nobody-here".to_owned();
     let body = match (service, method) {
-        // Streams that end at once.
-        ("raftpb.RaftPeer", _) => return Vec::new(),
+        // Streams that end at once. Commands are tried one by one, with the methods that do the same.
+        ("raftpb.RaftPeer" | "kvrpc.KvBatch", _) => return Vec::new(),
         ("grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _) => {
             return Vec::new();
         }

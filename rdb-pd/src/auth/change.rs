@@ -30,6 +30,10 @@ pub(crate) enum Change {
     DropOldToken {
         name: String,
     },
+    /// Takes the newer of two tokens away.
+    DropNewToken {
+        name: String,
+    },
     /// Takes all tokens away, and gives another one.
     ReplaceTokens {
         name: String,
@@ -63,6 +67,7 @@ impl Change {
             | Self::RemoveUser { name }
             | Self::AddToken { name, .. }
             | Self::DropOldToken { name }
+            | Self::DropNewToken { name }
             | Self::ReplaceTokens { name, .. }
             | Self::Grant { name, .. }
             | Self::Revoke { name, .. } => name,
@@ -148,6 +153,7 @@ impl Change {
             Self::RemoveUser { .. } => "remove_user",
             Self::AddToken { .. } => "add_token",
             Self::DropOldToken { .. } => "drop_old_token",
+            Self::DropNewToken { .. } => "drop_new_token",
             Self::ReplaceTokens { .. } => "replace_tokens",
             Self::Grant { .. } => "grant",
             Self::Revoke { .. } => "revoke",

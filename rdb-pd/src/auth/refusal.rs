@@ -54,13 +54,12 @@ pub(crate) enum Refusal {
     )]
     LastAdmin { name: String },
     #[error(
-        "user {name} has {TOKENS_MAX} tokens already: drop the older one first, once nobody uses it any more, or replace both"
+        "user {name} has {TOKENS_MAX} tokens already: drop the older one first, once nobody uses it any more, or the newer one, if \
+         nobody has got it"
     )]
     TokensFull { name: String },
-    #[error(
-        "user {name} has no second token that could stay: replace its token, or remove the user"
-    )]
-    NoOldToken { name: String },
+    #[error("user {name} has no second token that could stay: add one first, or remove the user")]
+    NoOtherToken { name: String },
     #[error("there are {USERS_MAX} users already, the most that there can be: remove one first")]
     UsersFull,
     #[error(

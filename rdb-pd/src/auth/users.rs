@@ -29,6 +29,10 @@ const SHOWN_SUBJECT_BYTES_MAX: usize = 256;
 /// may be longer than the last one.
 const SPARE_BYTES: usize = 16;
 
+/// The positions of a user's two tokens.
+const OLDER: usize = 0;
+const NEWER: usize = 1;
+
 /// All users and what they are granted.
 ///
 /// - Users are in the order of their names, which are unique, and so are subjects.
@@ -172,7 +176,8 @@ impl Users {
             } => next.add_user(name, subject, token_hash.as_ref())?,
             Change::RemoveUser { name } => next.remove_user(name)?,
             Change::AddToken { name, token_hash } => next.add_token(name, token_hash)?,
-            Change::DropOldToken { name } => next.drop_old_token(name)?,
+            Change::DropOldToken { name } => next.drop_token(name, OLDER)?,
+            Change::DropNewToken { name } => next.drop_token(name, NEWER)?,
             Change::ReplaceTokens { name, token_hash } => next.replace_tokens(name, token_hash)?,
             Change::Grant { name, grant } => next.grant(name, grant)?,
             Change::Revoke { name, grant } => next.revoke(name, grant)?,
@@ -259,14 +264,14 @@ impl Users {
     }
 
     /// One token stays, so it is nobody's last credential.
-    fn drop_old_token(&mut self, name: &str) -> Result<Size, Refusal> {
+    fn drop_token(&mut self, name: &str, position: usize) -> Result<Size, Refusal> {
         let user = self.user_mut(name)?;
         if user.token_hashes.len() < 2 {
-            return Err(Refusal::NoOldToken {
+            return Err(Refusal::NoOtherToken {
                 name: name.to_owned(),
             });
         }
-        user.token_hashes.remove(0);
+        user.token_hashes.remove(position);
         Ok(Size::Shrinks)
     }
 

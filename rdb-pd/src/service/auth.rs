@@ -71,7 +71,8 @@ impl Auth for AuthService {
         let call = Call::of(&request);
         let timed = Timed::begin(&self.figures, &call, "Enable");
         let answering = async {
-            check_may_enable(&call).inspect_err(|_| self.count_denied())?;
+            check_may_enable(call.peer(), call.peer_identity().is_some())
+                .inspect_err(|_| self.count_denied())?;
             let EnableRequest { name } = request.into_inner();
             let token = Token::random();
             let token_hash = token.hash();
@@ -144,9 +145,10 @@ impl Auth for AuthService {
             let (change, is_given) = match asked {
                 TokenChange::Add => (Change::AddToken { name, token_hash }, true),
                 TokenChange::DropOld => (Change::DropOldToken { name }, false),
+                TokenChange::DropNew => (Change::DropNewToken { name }, false),
                 TokenChange::Replace => (Change::ReplaceTokens { name, token_hash }, true),
                 TokenChange::Unspecified => {
-                    let cause = "that is no change of a token; there are add, drop_old and replace";
+                    let cause = "that is no change of a token; there are add, drop_old, drop_new and replace";
                     return Err(Fault::invalid_argument("change", None, cause).into());
                 }
             };
@@ -330,8 +332,8 @@ impl AuthService {
 }
 
 /// The first admin can be made only from this machine, or with a client certificate.
-fn check_may_enable(call: &Call) -> Result<(), Status> {
-    if is_here(call.peer()) || call.peer_identity().is_some() {
+fn check_may_enable(peer: Option<SocketAddr>, has_certificate: bool) -> Result<(), Status> {
+    if is_here(peer) || has_certificate {
         return Ok(());
     }
     let cause = "the first admin is made from the placement driver's own machine, over a loopback address, or over TLS with a client \
@@ -383,9 +385,11 @@ mod tests {
     }
 
     #[test]
-    fn who_is_elsewhere_is_told_where_the_first_admin_is_made() {
-        let call = Call::of(&Request::new(()));
-        let refused = check_may_enable(&call).expect_err("it has no peer");
+    fn who_is_elsewhere_needs_a_certificate_or_is_told_where_the_first_admin_is_made() {
+        let elsewhere = "10.0.0.1:1".parse().ok();
+        assert!(check_may_enable(elsewhere, true).is_ok());
+        assert!(check_may_enable("127.0.0.1:1".parse().ok(), false).is_ok());
+        let refused = check_may_enable(elsewhere, false).expect_err("it has no certificate");
         assert_eq!(refused.code(), Code::PermissionDenied);
         assert!(
             refused.message().contains("rdbctl auth enable"),

@@ -426,8 +426,19 @@ async fn a_user_has_two_tokens_while_it_changes_them() {
     assert_eq!(code(got), Code::Unauthenticated);
     let got = pd.client.get_tso(signed(&new, one)).await;
     assert_eq!(code(got), Code::Ok);
-    let none = users.change_token(&root, "ada", TokenChange::DropOld).await;
-    assert_eq!(none.unwrap_err().code(), Code::FailedPrecondition);
+    for change in [TokenChange::DropOld, TokenChange::DropNew] {
+        let none = users.change_token(&root, "ada", change).await;
+        assert_eq!(none.unwrap_err().code(), Code::FailedPrecondition);
+    }
+    // As if the answer got lost: nobody has the second one.
+    let lost = users.change_token(&root, "ada", TokenChange::Add);
+    let lost = lost.await.unwrap();
+    let dropped = users.change_token(&root, "ada", TokenChange::DropNew).await;
+    assert_eq!(dropped.unwrap(), "");
+    let got = pd.client.get_tso(signed(&lost, one)).await;
+    assert_eq!(code(got), Code::Unauthenticated);
+    let got = pd.client.get_tso(signed(&new, one)).await;
+    assert_eq!(code(got), Code::Ok);
     stop(pd, users).await;
 }
 

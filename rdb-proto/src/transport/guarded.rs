@@ -14,6 +14,7 @@ use super::serve::ServeOptions;
 pub(super) use crate::auth::Caller;
 use crate::auth::{Credentials, Guard};
 use crate::error::Fault;
+use crate::errorpb::Fate;
 
 /// Finds out who calls. `None`: it does not matter.
 #[derive(Debug, Clone)]
@@ -28,7 +29,7 @@ impl Guarded {
     ///
     /// # Errors
     ///
-    /// When the caller may not call it.
+    /// When the caller may not call it. Once rights are enforced, nobody may call what has no row in the table of methods.
     pub(super) fn let_in<B>(
         &self,
         request: &mut Request<B>,
@@ -55,6 +56,9 @@ impl Guarded {
                 if !is_for_anybody || !guard.is_enforced() {
                     connection.note_let_in(true);
                 }
+                if method.is_other() && guard.is_enforced() {
+                    return Err(no_such_method());
+                }
                 Ok(caller)
             }
             Err(refusal) => {
@@ -72,6 +76,12 @@ impl Guarded {
             }
         }
     }
+}
+
+/// It is not for who calls, so it is no refusal in the audit log.
+fn no_such_method() -> Fault {
+    let fault = Fault::new(Code::Unimplemented, "this server has no such method");
+    fault.with_fate(Fate::NotApplied)
 }
 
 /// Checks that a caller may, at this moment, call `method`.

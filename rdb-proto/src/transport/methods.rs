@@ -47,6 +47,12 @@ impl Method {
         &METHODS[METHODS.len() - 1]
     }
 
+    /// Whether it is the row of all paths that no method has.
+    #[cfg(feature = "process")]
+    pub(super) fn is_other(&self) -> bool {
+        self.index == Self::other().index
+    }
+
     /// Its service, and its name there.
     pub(super) fn names(&self) -> (&'static str, &'static str) {
         let path = &self.path[1..];
@@ -114,8 +120,8 @@ impl Requests {
     }
 }
 
-/// Every method of every server. The last row stands for all other paths. Any user may call those: a server may have a service
-/// that its descriptors leave out.
+/// Every method of every server. The last row stands for all other paths. Once rights are enforced, nobody may call those, not even an
+/// admin: a server may have a service, or a method, that a row is missing for. A user is told that there is no such method.
 ///
 /// What a caller needs is said a second time, as seen from outside, in `rdb-client/tests/auth/table.rs`.
 pub(super) static METHODS: &[Method] = &numbered([

@@ -273,6 +273,34 @@ async fn each_method_is_for_whom_its_row_says() {
     server.all_is_given_back().await;
 }
 
+reader!(Foreign, "foreign.Service");
+
+#[tokio::test]
+async fn a_service_without_a_row_is_for_nobody_once_rights_are_enforced() {
+    const FOREIGN: &str = "/foreign.Service/Method";
+    let users = Users::new();
+    let guard = Arc::new(Guard::off());
+    let met = Met::default();
+    let services = Services::default().add_service(Foreign(met.clone()));
+    let server = TestServer::start_with(guarded_by(&guard), services).await;
+    let mut peer = peer(&server).await;
+    let status = ended(&mut peer, head(FOREIGN)).await;
+    assert_eq!(status.code(), Code::Ok, "rights are not enforced");
+    guard.set(Some(users.rights()));
+    for token in [&users.reader, &users.writer, &users.store, &users.admin] {
+        let status = ended(&mut peer, with(token, FOREIGN)).await;
+        assert_eq!(status.code(), Code::Unimplemented);
+        assert_eq!(
+            details(&status).map(|told| told.fate()),
+            Some(Fate::NotApplied)
+        );
+    }
+    let callers = met.callers.lock().expect("no panic").len();
+    assert_eq!(callers, 1, "the service has met nobody else");
+    drop(peer);
+    server.all_is_given_back().await;
+}
+
 #[tokio::test]
 async fn only_one_bearer_token_is_a_token() {
     let users = Users::new();

@@ -283,6 +283,14 @@ async fn a_token_is_replaced_as_the_docs_say_without_a_failed_call() {
     let (rounds, mut worked) = watch::channel(0);
     let mut working = tokio::spawn(work(cluster.client_of("ada").await, rounds));
 
+    // The answer of the first try is lost: nobody has that token, and the one in use stays good.
+    let lost = cluster.file("lost");
+    for change in [&["--add", "--token-out", &lost][..], &["--drop-new"]] {
+        let change = [&["auth", "user", "token", "ada"][..], change].concat();
+        assert_exit(&cluster.admin(&change).await, DONE, &change);
+    }
+    let who = ["auth", "check", "read"];
+    cluster.refused(Some("lost"), &who, "unauthenticated").await;
     let new = cluster.file("new");
     let add = ["auth", "user", "token", "ada", "--add", "--token-out", &new];
     assert_exit(&cluster.admin(&add).await, DONE, add);

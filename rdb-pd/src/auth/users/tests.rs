@@ -61,6 +61,12 @@ fn drop_old(name: &str) -> Change {
     }
 }
 
+fn drop_new(name: &str) -> Change {
+    Change::DropNewToken {
+        name: name.to_owned(),
+    }
+}
+
 fn replace(name: &str, token: u64) -> Change {
     Change::ReplaceTokens {
         name: name.to_owned(),
@@ -120,12 +126,12 @@ fn the_last_admin_stays_and_another_one_may_go() {
     };
     assert_eq!(refusal(&users, &remove("ada")), last);
     assert_eq!(refusal(&users, &take("ada", admin())), last);
-    assert_eq!(
-        refusal(&users, &drop_old("ada")),
-        Refusal::NoOldToken {
-            name: "ada".to_owned()
-        }
-    );
+    for drop_token in [drop_old("ada"), drop_new("ada")] {
+        let only = Refusal::NoOtherToken {
+            name: "ada".to_owned(),
+        };
+        assert_eq!(refusal(&users, &drop_token), only);
+    }
     let two = users.changed(&give("bob", admin())).unwrap().unwrap();
     for change in [remove("ada"), take("ada", admin())] {
         let one = two.changed(&change).unwrap().unwrap();
@@ -230,6 +236,8 @@ fn a_token_is_replaced_with_both_good_for_a_while() {
     );
     let new = users.changed(&drop_old("ada")).unwrap().unwrap();
     assert_eq!(tokens(&new, "ada"), [token(&hash(2))]);
+    let old = users.changed(&drop_new("ada")).unwrap().unwrap();
+    assert_eq!(tokens(&old, "ada"), [token(&hash(1))]);
     let replaced = users.changed(&replace("ada", 3)).unwrap().unwrap();
     assert_eq!(tokens(&replaced, "ada"), [token(&hash(3))]);
     // A user known by a certificate alone gets a token, too.
@@ -304,6 +312,7 @@ fn whoever_is_not_there_is_named() {
         remove("ada"),
         add_token("ada", 1),
         drop_old("ada"),
+        drop_new("ada"),
         replace("ada", 1),
         give("ada", admin()),
         take("ada", admin()),
@@ -492,6 +501,7 @@ fn any_change() -> impl Strategy<Value = Change> {
         name().prop_map(|name| Change::RemoveUser { name }),
         (name(), token_hash()).prop_map(|(name, token_hash)| Change::AddToken { name, token_hash }),
         name().prop_map(|name| Change::DropOldToken { name }),
+        name().prop_map(|name| Change::DropNewToken { name }),
         (name(), token_hash())
             .prop_map(|(name, token_hash)| Change::ReplaceTokens { name, token_hash }),
         (name(), grants.clone()).prop_map(|(name, grant)| Change::Grant { name, grant }),

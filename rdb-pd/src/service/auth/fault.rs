@@ -73,7 +73,7 @@ fn fault_of(refusal: &Refusal) -> (Code, &'static str, Option<usize>) {
         Refusal::SubjectTaken { .. } => (Code::AlreadyExists, "subject", None),
         Refusal::AdminExists | Refusal::LastAdmin { .. } => (Code::FailedPrecondition, "", None),
         Refusal::TokensFull { .. } => (Code::FailedPrecondition, "change", Some(TOKENS_MAX)),
-        Refusal::NoOldToken { .. } => (Code::FailedPrecondition, "change", None),
+        Refusal::NoOtherToken { .. } => (Code::FailedPrecondition, "change", None),
         Refusal::UsersFull => (Code::FailedPrecondition, "", Some(USERS_MAX)),
         Refusal::GrantsFull { .. } => (Code::FailedPrecondition, "", Some(GRANTS_MAX)),
         Refusal::RightsFull => (Code::FailedPrecondition, "", Some(RIGHTS_BYTES_MAX)),

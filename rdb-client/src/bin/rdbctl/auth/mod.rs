@@ -21,7 +21,7 @@ use crate::session::Session;
 use check::CheckArguments;
 use grant::{GrantArguments, RoleName};
 pub(crate) use token_out::NewFile;
-use token_out::{TokenOut, Told};
+use token_out::{NewToken, TokenOut, Told};
 use user::UserCommand;
 
 pub(crate) const AFTER_HELP: &str = "\
@@ -75,6 +75,9 @@ too; on one that cannot reach rdb-pd it counts when it can.
 Example:
   rdbctl auth revoke ada writer --keyspace raw --prefix app/";
 
+/// How to see whether a change was made.
+const LOOK: &str = "look with `rdbctl auth user list`";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuthCommand {
     /// Make the first administrator, and print its token
@@ -122,6 +125,15 @@ impl AuthCommand {
             Self::Role(_) | Self::Check(_) => false,
         }
     }
+
+    /// The token that it makes, if it makes one.
+    fn new_token(&self) -> Option<NewToken> {
+        match self {
+            Self::Enable(arguments) => Some(NewToken::First(arguments.user.clone())),
+            Self::User(command) => command.new_token(),
+            Self::Role(_) | Self::Grant(_) | Self::Revoke(_) | Self::Check(_) => None,
+        }
+    }
 }
 
 pub(crate) async fn run(
@@ -129,6 +141,7 @@ pub(crate) async fn run(
     session: &Session,
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
+    let made = command.new_token();
     let done = match command {
         AuthCommand::Enable(arguments) => enable(&arguments, session, output).await,
         AuthCommand::User(command) => user::run(command, session, output).await,
@@ -137,18 +150,27 @@ pub(crate) async fn run(
         AuthCommand::Revoke(arguments) => grant::revoke(arguments, session, output).await,
         AuthCommand::Check(arguments) => check::run(arguments, session, output).await,
     };
-    done.map_err(or_look)
+    done.map_err(|failure| or_look(failure, made.as_ref()))
 }
 
-/// Adds to a change whose answer got lost what to do then.
-fn or_look(failure: Failure) -> Failure {
-    match failure {
-        Failure::Undetermined(message) => Failure::Undetermined(format!(
-            "{message}; look with `rdbctl auth user list`. A token that was made and not shown is replaced by \
-             `rdbctl auth user token USER --replace`"
-        )),
-        other => other,
-    }
+/// Adds to a change whose answer got lost what to do then. `made` is the token that was in the answer.
+fn or_look(failure: Failure, made: Option<&NewToken>) -> Failure {
+    let Failure::Undetermined(message) = failure else {
+        return failure;
+    };
+    let advice = match made {
+        None => LOOK.to_owned(),
+        Some(made) => {
+            let (look, done) = match made {
+                NewToken::First(_) => ("run it again", "there is an admin already"),
+                NewToken::Only(_) => (LOOK, "it was done"),
+                NewToken::Second(_) => (LOOK, "there are two tokens, and there was one before"),
+            };
+            let (user, if_lost) = (made.user(), made.if_lost());
+            format!("{look}; if {done}, the token of user {user} is lost: {if_lost}")
+        }
+    };
+    Failure::Undetermined(format!("{message}; {advice}"))
 }
 
 async fn enable(
@@ -163,9 +185,10 @@ async fn enable(
         enforced: enabled.enforced,
     };
     let is_alone = place.is_standard_output();
+    let made = NewToken::First(user.clone());
     let told = Told {
         enforced: Some(enabled.enforced),
-        ..Told::of(user)
+        ..Told::of(&made)
     };
     place.tell(&enabled.token, told, output)?;
     if output.is_for_programs() {

@@ -47,6 +47,7 @@ fn every_form_of_a_command_is_accepted() {
         ("rdbctl auth user token ada", true),
         ("rdbctl auth user token ada --add --token-out f", true),
         ("rdbctl auth user token ada --drop-old", true),
+        ("rdbctl auth user token ada --drop-new", true),
         ("rdbctl auth user token ada --replace", true),
         ("rdbctl auth role list", false),
         ("rdbctl auth grant ada admin", true),
@@ -69,6 +70,8 @@ fn wrong_usage_is_refused_with_exit_code_2() {
         "rdbctl auth user token",
         "rdbctl auth user token ada --add --replace",
         "rdbctl auth user token ada --drop-old --token-out f",
+        "rdbctl auth user token ada --drop-new --token-out f",
+        "rdbctl auth user token ada --drop-new --drop-old",
         "rdbctl auth grant ada",
         "rdbctl auth grant ada owner",
         "rdbctl auth grant ada reader --keyspace all",
@@ -113,6 +116,54 @@ fn a_grant_is_over_all_keys_only_if_nothing_narrows_it() {
         let refused = granted(line).expect_err(line);
         assert!(matches!(refused, Failure::Usage(_)), "{line}");
         assert!(refused.to_string().contains(told), "{line}: {refused}");
+    }
+}
+
+/// A token whose answer got lost is got rid of without harm to the one in use.
+#[test]
+fn a_change_without_an_answer_says_what_to_do_about_the_token_that_it_may_have_made() {
+    for (line, look, remedy) in [
+        ("rdbctl auth enable", "run it again; if", "without --auth"),
+        (
+            "rdbctl auth user add ada",
+            "user list`; if",
+            "token ada --replace`",
+        ),
+        (
+            "rdbctl auth user token ada --replace",
+            "user list`; if",
+            "token ada --replace`",
+        ),
+        (
+            "rdbctl auth user token stores --add",
+            "user list`; if",
+            "token stores --drop-new`",
+        ),
+        (
+            "rdbctl auth user token stores",
+            "user list`; if",
+            "token stores --drop-new`",
+        ),
+    ] {
+        let lost = Failure::Undetermined("lost".to_owned());
+        let told = or_look(lost, command(line).0.new_token().as_ref()).to_string();
+        assert!(
+            told.contains(look) && told.contains(remedy),
+            "{line}: {told}"
+        );
+        let is_kept = remedy.contains("--drop-new");
+        assert!(!(is_kept && told.contains("--replace")), "{line}: {told}");
+    }
+    for line in [
+        "rdbctl auth user token ada --drop-old",
+        "rdbctl auth user token ada --drop-new",
+        "rdbctl auth user add ada --subject CN=ada --without-token",
+        "rdbctl auth user remove ada",
+        "rdbctl auth grant ada reader",
+    ] {
+        let lost = Failure::Undetermined("lost".to_owned());
+        let told = or_look(lost, command(line).0.new_token().as_ref()).to_string();
+        assert!(told.ends_with(LOOK), "{line}: {told}");
     }
 }
 

@@ -35,10 +35,23 @@ pub(crate) struct NewFile {
     is_written: bool,
 }
 
+/// A token that is made for the user of this name. If nobody gets it, what to do is up to which others there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NewToken {
+    /// That of the first administrator. Nobody else can change users.
+    First(String),
+    /// The user has no other one: it is new, or those that it had are bad now.
+    Only(String),
+    /// The user has an older one, which stays good.
+    Second(String),
+}
+
 /// Whose token it is. As an object it is told together with the token.
 #[derive(Debug, Serialize)]
 pub(super) struct Told<'a> {
     pub(super) user: &'a str,
+    #[serde(skip)]
+    pub(super) made: &'a NewToken,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) enforced: Option<bool>,
 }
@@ -53,10 +66,34 @@ struct Object<'a> {
     token_file: Option<&'a Path>,
 }
 
+impl NewToken {
+    pub(super) fn user(&self) -> &str {
+        let (Self::First(user) | Self::Only(user) | Self::Second(user)) = self;
+        user
+    }
+
+    /// What to do when it is lost. The older of two tokens may be in use, so it must stay good.
+    pub(super) fn if_lost(&self) -> String {
+        match self {
+            Self::First(user) => format!(
+                "`rdbctl auth user token {user} --replace` makes another one where rdb-pd runs without --auth, at an address that only \
+                 users of this machine can reach (docs/security.md)"
+            ),
+            Self::Only(user) => {
+                format!("`rdbctl auth user token {user} --replace` makes another one")
+            }
+            Self::Second(user) => format!(
+                "`rdbctl auth user token {user} --drop-new` makes it bad, and the older one stays good; then --add makes another one"
+            ),
+        }
+    }
+}
+
 impl<'a> Told<'a> {
-    pub(super) fn of(user: &'a str) -> Self {
+    pub(super) fn of(made: &'a NewToken) -> Self {
         Self {
-            user,
+            user: made.user(),
+            made,
             enforced: None,
         }
     }
@@ -86,7 +123,7 @@ impl Place {
         told: Told<'_>,
         output: &mut Output<'_>,
     ) -> Result<(), Failure> {
-        let user = told.user;
+        let (user, made) = (told.user, told.made);
         match self {
             Self::StandardOutput if output.is_for_programs() => output.object(&Object {
                 told,
@@ -95,7 +132,7 @@ impl Place {
             })?,
             Self::StandardOutput => output.line(&token.to_string())?,
             Self::File(mut file) => {
-                file.write(token).map_err(|failure| lost(user, &failure))?;
+                file.write(token).map_err(|failure| lost(made, &failure))?;
                 if output.is_for_programs() {
                     output.object(&Object {
                         told,
@@ -109,14 +146,15 @@ impl Place {
             }
         }
         // It is not told again.
-        output.flush().map_err(|failure| lost(user, &failure))
+        output.flush().map_err(|failure| lost(made, &failure))
     }
 }
 
 /// There is a token, and nobody has it.
-fn lost(user: &str, failure: &Failure) -> Failure {
+fn lost(made: &NewToken, failure: &Failure) -> Failure {
+    let (user, if_lost) = (made.user(), made.if_lost());
     Failure::failed(format!(
-        "{failure}; the token of user {user} was made, and is lost: `rdbctl auth user token {user} --replace` makes another one"
+        "{failure}; the token of user {user} was made, and is lost: {if_lost}"
     ))
 }
 
@@ -165,10 +203,11 @@ mod tests {
 
     #[test]
     fn a_token_stands_alone_on_standard_output_and_beside_its_user_in_an_object() {
+        let made = NewToken::Only("ada".to_owned());
         let tell = |format| {
             printed(format, |output| {
                 let place = TokenOut { token_out: None }.open().expect("it is there");
-                place.tell(&token(), Told::of("ada"), output).expect("told");
+                place.tell(&token(), Told::of(&made), output).expect("told");
             })
         };
         assert_eq!(tell(Format::Text), format!("{}\n", token()));
@@ -185,9 +224,10 @@ mod tests {
         let token_out = || TokenOut {
             token_out: Some(path.clone()),
         };
+        let made = NewToken::Only("ada".to_owned());
         let told = Told {
             enforced: Some(false),
-            ..Told::of("ada")
+            ..Told::of(&made)
         };
         let object = printed(Format::Json, |output| {
             let place = token_out().open().expect("it can be made");
@@ -208,6 +248,20 @@ mod tests {
         };
         assert!(refused.to_string().contains("ada.token"), "{refused}");
         assert_eq!(fs::read_to_string(&path).expect("it is there"), written);
+    }
+
+    /// `--replace` would lock out whoever uses the older one, e.g. all stores.
+    #[test]
+    fn a_second_token_that_is_lost_is_dropped_and_the_first_one_stays() {
+        let told = |made: NewToken| lost(&made, &Failure::failed("the disk is full")).to_string();
+        let second = told(NewToken::Second("stores".to_owned()));
+        assert!(
+            second.contains("the disk is full") && second.contains("token stores --drop-new"),
+            "{second}"
+        );
+        assert!(!second.contains("--replace"), "{second}");
+        let only = told(NewToken::Only("ada".to_owned()));
+        assert!(only.contains("token ada --replace"), "{only}");
     }
 
     #[test]

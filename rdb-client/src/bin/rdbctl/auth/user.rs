@@ -5,7 +5,7 @@ use rdb_client::auth::{Identity, User};
 use serde::Serialize;
 
 use super::grant::Granting;
-use super::token_out::{TokenOut, Told};
+use super::token_out::{NewToken, TokenOut, Told};
 use crate::encoding::{KeyEncoding, escape};
 use crate::failure::Failure;
 use crate::output::{Output, Record, Row, cell};
@@ -31,14 +31,18 @@ To replace a token without a failed call:
   rdbctl auth user token ada --drop-old       another 10 seconds later, or more
 
 Stores hear of a change within 10 seconds, and programs that are given a file look at it
-again every five. When a token was stolen, --replace makes all of the user's tokens bad
-and a new one at once; on stores they are bad within 10 seconds. Write your own new token
-to another file: `>` empties the one that you are known by before it is read, and makes
-one that others can read unless `umask 077` was said.
+again every five. When the answer of --add is lost, nobody has the new token: --drop-new
+makes it bad, and the one in use stays good.
+
+When a token was stolen, --replace makes all of the user's tokens bad and a new one at once;
+on stores they are bad within 10 seconds. Write your own new token to another file: `>`
+empties the one that you are known by before it is read, and makes one that others can
+read unless `umask 077` was said.
 
 Examples:
   rdbctl auth user token ada --replace --token-out new.token
-  rdbctl auth user token ada --drop-old";
+  rdbctl auth user token ada --drop-old
+  rdbctl auth user token ada --drop-new";
 
 const LIST_AFTER_HELP: &str = "\
 TOKENS is how many there are, two at most. GRANTS are as they are typed behind
@@ -109,6 +113,9 @@ pub(crate) struct ChangeArguments {
     /// Make the older one of two tokens bad
     #[arg(long, conflicts_with = "token_out")]
     drop_old: bool,
+    /// Make the newer one of two tokens bad
+    #[arg(long, conflicts_with = "token_out")]
+    drop_new: bool,
     /// Make all tokens of the user bad, and a new one
     #[arg(long)]
     replace: bool,
@@ -117,6 +124,30 @@ pub(crate) struct ChangeArguments {
 impl UserCommand {
     pub(super) fn may_write(&self) -> bool {
         !matches!(self, Self::List)
+    }
+
+    /// The token that it makes, if it makes one.
+    pub(super) fn new_token(&self) -> Option<NewToken> {
+        match self {
+            Self::Add(arguments) if !arguments.without_token => {
+                Some(NewToken::Only(arguments.name.clone()))
+            }
+            Self::Token(arguments) => arguments.new_token(),
+            Self::Add(_) | Self::Remove { .. } | Self::List => None,
+        }
+    }
+}
+
+impl TokenArguments {
+    fn new_token(&self) -> Option<NewToken> {
+        let Self { name, change, .. } = self;
+        if change.drop_old || change.drop_new {
+            None
+        } else if change.replace {
+            Some(NewToken::Only(name.clone()))
+        } else {
+            Some(NewToken::Second(name.clone()))
+        }
     }
 }
 
@@ -162,8 +193,9 @@ async fn add(
         return output.done();
     }
     let place = token_out.open()?;
-    match client.add_user(&name, identity).await? {
-        Some(token) => place.tell(&token, Told::of(&name), output),
+    let added = client.add_user(&name, identity).await?;
+    match added {
+        Some(token) => place.tell(&token, Told::of(&NewToken::Only(name)), output),
         None => output.done(),
     }
 }
@@ -183,13 +215,19 @@ async fn change_token(
         client.drop_old_token(&name).await?;
         return output.done();
     }
+    if change.drop_new {
+        client.drop_new_token(&name).await?;
+        return output.done();
+    }
     let place = token_out.open()?;
-    let token = if change.replace {
-        client.replace_tokens(&name).await?
+    let (token, made) = if change.replace {
+        let token = client.replace_tokens(&name).await?;
+        (token, NewToken::Only(name))
     } else {
-        client.add_token(&name).await?
+        let token = client.add_token(&name).await?;
+        (token, NewToken::Second(name))
     };
-    place.tell(&token, Told::of(&name), output)
+    place.tell(&token, Told::of(&made), output)
 }
 
 #[derive(Debug, Serialize)]

@@ -1,11 +1,18 @@
 //! Certificates of a CA for development.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use x509_cert::Certificate;
+use x509_cert::der::{self, Decode};
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
 
 /// How the names of these CAs begin. What follows is of their keys.
 const CA_NAME: &str = "FlareDB development CA";
@@ -92,6 +99,32 @@ impl Authority {
             certificate: certificate.pem(),
             key: key.serialize_pem(),
         })
+    }
+}
+
+/// The names and IP addresses that the first certificate in a PEM is for, as [`Authority::server`] takes them.
+pub(super) fn hosts_of(pem: &str) -> Result<Vec<String>, String> {
+    let first = CertificateDer::from_pem_slice(pem.as_bytes())
+        .map_err(|_| "it is no certificate as PEM".to_owned())?;
+    let unreadable = |error: der::Error| format!("the certificate cannot be read: {error}");
+    let certificate = Certificate::from_der(&first).map_err(unreadable)?;
+    let names = certificate.tbs_certificate.get::<SubjectAltName>();
+    let Some((_, SubjectAltName(names))) = names.map_err(unreadable)? else {
+        return Ok(Vec::new());
+    };
+    let host = |name: &GeneralName| match name {
+        GeneralName::DnsName(name) => Some(name.to_string()),
+        GeneralName::IpAddress(address) => Some(ip_address(address.as_bytes())?.to_string()),
+        // Nobody connects by another kind.
+        _ => None,
+    };
+    Ok(names.iter().filter_map(host).collect())
+}
+
+fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+        _ => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
     }
 }
 

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::output::Output;
-use issued::{Authority, Issued};
+use issued::{Authority, Issued, hosts_of};
 
 /// Names of files in the directory.
 const CA: &str = "ca.pem";
@@ -41,6 +41,8 @@ Writes to DIR, which is made if it is missing:
                           present it to clients, and to each other
   client.pem, client.key  for clients, and for rdbctl
 
+With --ca-dir and without --host, server.pem is for the names in the server.pem there.
+
 Keys can be read by you alone. No file is overwritten. The CA is valid for ten
 years, all else for one. For production use a CA whose key is on no server.
 
@@ -61,7 +63,7 @@ pub(crate) struct DevArguments {
     /// Where the files are written
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// Another name or IP address that clients connect to servers by; can be given several times
+    /// Another name or IP address that clients connect to servers by; can be given several times. Without any, --ca-dir keeps those of its server.pem
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
     /// The common name in the certificate for clients
@@ -187,7 +189,8 @@ impl fmt::Display for Made {
   mv {new}/client.pem {new}/client.key {old}/    # on clients
   rm -r {new}
 
-Servers read theirs again within seconds, clients whenever they connect."
+Servers read theirs again within seconds, clients whenever they connect. Clients and
+other stores then refuse a server that they connect to by a name that is not above."
             );
         }
         let flags = certificates.server_flags().join(" ");
@@ -238,11 +241,16 @@ fn make(
             "{found} exists, and nothing is overwritten; name another --dir, or move it away"
         )));
     }
-    let mut hosts: Vec<String> = LOCAL.map(str::to_owned).to_vec();
-    hosts.extend(more_hosts.iter().cloned());
     let authority = match ca_directory {
         Some(of) => authority_in(of)?,
         None => Authority::new().map_err(Failure::failed)?,
+    };
+    let hosts = match ca_directory {
+        Some(of) if more_hosts.is_empty() => hosts_in(of)?,
+        _ => {
+            let hosts = LOCAL.into_iter().map(str::to_owned);
+            hosts.chain(more_hosts.iter().cloned()).collect()
+        }
     };
     let server = authority.server(&hosts).map_err(Failure::usage)?;
     if let Some(of) = ca_directory {
@@ -267,6 +275,18 @@ fn make(
         write(&certificate_file, &certificate)?;
     }
     Ok(hosts)
+}
+
+/// For which hosts the certificate of servers is that is there. Servers would not notice that a new one is for fewer, but clients refuse it.
+fn hosts_in(directory: &Path) -> Result<Vec<String>, Failure> {
+    let file = directory.join(SERVER);
+    let unknown = |cause: String| {
+        Failure::failed(format!(
+            "{cause}; name the hosts of the servers with --host"
+        ))
+    };
+    let text = read(&file).map_err(|failure| unknown(failure.to_string()))?;
+    hosts_of(&text).map_err(|cause| unknown(format!("{}: {cause}", file.display())))
 }
 
 fn authority_in(directory: &Path) -> Result<Authority, Failure> {
@@ -356,6 +376,26 @@ mod tests {
         let ca = |directory: &Path| read(&directory.join(CA)).expect("it was made");
         assert_eq!(ca(&first), ca(&second));
         assert!(!second.join(CA_KEY).exists(), "the key stays where it is");
+    }
+
+    #[test]
+    fn a_renewed_certificate_is_for_the_hosts_of_the_one_before_unless_others_are_named() {
+        let temporary = tempfile::tempdir().expect("the temporary directory can be written");
+        let [tls, renewed, moved, lost] =
+            ["tls", "renewed", "moved", "lost"].map(|name| temporary.path().join(name));
+        let named = ["db1.example.net".to_owned(), "10.0.0.7".to_owned()];
+        let hosts = make(&tls, &named, "ada", None).expect("it can be made");
+        let kept = make(&renewed, &[], "ada", Some(&tls)).expect("it can be made");
+        assert_eq!(kept, hosts);
+        let of = |directory: &Path| hosts_in(directory).expect("it is there");
+        assert_eq!(of(&renewed), hosts);
+        let other = ["2001:db8::7".to_owned()];
+        make(&moved, &other, "ada", Some(&tls)).expect("it can be made");
+        assert_eq!(of(&moved), [&LOCAL[..], &["2001:db8::7"]].concat());
+        fs::remove_file(tls.join(SERVER)).expect("it was made");
+        let refused = make(&lost, &[], "ada", Some(&tls)).expect_err("nobody knows for which");
+        assert!(refused.to_string().contains("--host"), "{refused}");
+        make(&lost, &other, "ada", Some(&tls)).expect("they are named");
     }
 
     #[test]
