@@ -583,6 +583,29 @@ async fn a_client_reads_its_files_again_when_it_connects() {
     client.raw_get(get(10)).await.expect("served");
 }
 
+#[tokio::test]
+async fn a_client_presents_the_certificate_that_its_file_has_when_it_connects() {
+    let ca = Ca::new();
+    let server = TestServer::start(over(server_tls(&ca.server(), Some(&ca)))).await;
+    let [ada, bob] = ["ada", "bob"].map(|name| ca.issue(&[], name, Validity::Now));
+    let directory = TempDir::new().expect("the temporary directory can be written");
+    let files = Files::write(directory.path(), &ada, &ca);
+    let options = ClientTlsOptions::with_ca_file(&files.ca);
+    let tls = client(options.with_identity_files(&files.certificate, &files.key));
+    let put = async |client: &mut KvRawClient<Channel>| {
+        let put = client.raw_put(RawPutRequest::default()).await;
+        put.expect("served");
+    };
+    let mut open = raw(&server, &tls).await;
+    put(&mut open).await;
+    files.replace(&bob);
+    put(&mut raw(&server, &tls).await).await;
+    put(&mut open).await;
+    let subjects = server.subjects.lock().expect("no panic").clone();
+    let of = |name: &str| Some(format!("CN={name}"));
+    assert_eq!(subjects, [of("ada"), of("bob"), of("ada")]);
+}
+
 /// Far more in all than the buffers of the kernel and of TLS hold.
 const UNREAD_CALLS: usize = 64;
 const VALUE_BYTES: usize = 1 << 20;
