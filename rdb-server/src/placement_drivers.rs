@@ -40,7 +40,8 @@ struct PlacementDriver {
 }
 
 impl PlacementDrivers {
-    /// Connects to nobody yet. Connections are made with `connector`, if there is one, and calls have the token, if there is one.
+    /// Connects to nobody yet. Connections are made with `connector`, else as [plain text](Connector::plain_text), and calls have the token,
+    /// if there is one.
     ///
     /// # Errors
     ///
@@ -50,16 +51,14 @@ impl PlacementDrivers {
         connector: Option<Connector>,
         token: Option<TokenFile>,
     ) -> Result<Self, ConfigError> {
+        let connector = connector.unwrap_or_else(Connector::plain_text);
         let placement_driver = |address: &String| {
             let endpoint =
                 endpoint(address, CONNECT_TIMEOUT).map_err(|problem| ConfigError::Address {
                     flag: "--pd",
                     problem,
                 })?;
-            let channel = match connector.clone() {
-                Some(connector) => endpoint.connect_with_connector_lazy(connector),
-                None => endpoint.connect_lazy(),
-            };
+            let channel = endpoint.connect_with_connector_lazy(connector.clone());
             let address = address.clone();
             Ok::<_, ConfigError>(PlacementDriver { address, channel })
         };

@@ -7,7 +7,7 @@ use std::{fs, io};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rdb_client::{Client, Config, Tls};
+use rdb_client::{Client, Config, StoreState, Tls};
 use rdb_proto::transport::tls::ClientTls;
 use rdb_proto::transport::{Connector, Secured, endpoint};
 use rustix::process::Signal;
@@ -185,13 +185,16 @@ impl Encrypted {
         Certificates::make(directory, &["--ca-dir", &by])
     }
 
+    fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.stores.iter().chain([&self.pd])
+    }
+
     /// All servers have certificates that clients accept, and these are of `issued`.
     async fn all_present(&self, issued: &Certificates) {
-        let nodes = [&self.pd, &self.stores[0]];
-        for node in nodes {
+        for node in self.nodes() {
             node.signal(Signal::HUP);
         }
-        for node in nodes {
+        for node in self.nodes() {
             found("it presents the new one", async || {
                 let presented = self.certificates.presented_by(node).await.ok()?;
                 (presented == issued.of_server()).then_some(())
@@ -423,7 +426,7 @@ async fn certificates_are_replaced_a_hundred_times_under_load_and_no_call_fails(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ca_is_replaced_as_the_docs_say_and_signs_the_next_certificate() {
-    let cluster = Encrypted::start(1).await;
+    let mut cluster = Encrypted::start(2).await;
     let client = cluster.client().await;
     client.raw_put("k", "v").await.expect("put");
     let tls = &cluster.certificates.0;
@@ -431,7 +434,7 @@ async fn a_ca_is_replaced_as_the_docs_say_and_signs_the_next_certificate() {
     let read = |path: &Path| fs::read_to_string(path).expect("it was made");
     let (ca, next_ca) = (tls.join("ca.pem"), next.0.join("ca.pem"));
     fs::write(&ca, read(&ca) + &read(&next_ca)).expect("it can be written");
-    for node in [&cluster.pd, &cluster.stores[0]] {
+    for node in cluster.nodes() {
         node.signal(Signal::HUP);
         node.wait_for_log("the certificates were read again: new connections")
             .await;
@@ -450,4 +453,21 @@ async fn a_ca_is_replaced_as_the_docs_say_and_signs_the_next_certificate() {
     new.raw_put("k", "w").await.expect("put");
     let got = client.raw_get("k").await.expect("get");
     assert_eq!(got.as_deref(), Some(&b"w"[..]));
+
+    // Stores that run on connect again: they trust the next CA, and are trusted.
+    cluster.pd.terminate();
+    assert!(cluster.pd.exited().await.success());
+    cluster.pd.start_serving().await;
+    found("both stores are up", async || {
+        let stores = new.stores().await.expect("they are known");
+        let up = stores.iter().filter(|store| store.state == StoreState::Up);
+        (up.count() == 2).then_some(())
+    })
+    .await;
+    let second = &mut cluster.stores[1];
+    second.terminate();
+    assert!(second.exited().await.success());
+    second.start_serving().await;
+    // It needs both stores.
+    new.raw_put("k", "x").await.expect("put");
 }

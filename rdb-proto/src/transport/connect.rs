@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 use tonic::transport::Endpoint;
@@ -18,6 +19,7 @@ use super::limits::{
     CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
     STREAM_WINDOW_BYTES,
 };
+use super::plain_text::Greeted;
 
 /// An endpoint for `address` (`host:port`) with this crate's windows and keepalive.
 ///
@@ -39,7 +41,7 @@ pub fn endpoint(address: &str, connect_timeout: Duration) -> Result<Endpoint, Ad
         .keep_alive_while_idle(true))
 }
 
-/// Connects an [`Endpoint`] over another network than TCP: TLS, or a simulated one.
+/// Connects an [`Endpoint`]: as plain text, over TLS, or over a simulated network.
 #[derive(Clone)]
 pub struct Connector(Arc<Connect>);
 
@@ -69,6 +71,18 @@ impl Connector {
             })
         }))
     }
+
+    /// Connects over TCP, as plain text. No request is sent, and so no token, before the peer has answered in plain text, too.
+    pub fn plain_text() -> Self {
+        Self::new(|address| async move { Greeted::greet(tcp(&address).await?).await })
+    }
+}
+
+/// A connection to `host:port` that sends small messages at once.
+pub(super) async fn tcp(address: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 impl fmt::Debug for Connector {

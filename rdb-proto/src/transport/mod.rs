@@ -15,6 +15,8 @@
 //! - `services` finds the service that a request is for. `methods` is the table of all methods: what a caller needs for each,
 //!   and how its requests are received. `figures` counts connections, and calls by the rows of that table.
 //!
+//! A caller connects by `connect`, over TLS or in `plain_text`, which lets no request out before the peer has answered.
+//!
 //! `process` is what the `main` of both servers shares, `settings` reads their flags, variables and files, `serve_flags` are
 //! the flags that both have, `status` is what they show over HTTP, `service_manager` what systemd is told.
 
@@ -52,6 +54,7 @@ mod not_grpc;
 mod open_files;
 mod pace;
 mod places;
+mod plain_text;
 #[cfg(feature = "process")]
 pub mod process;
 mod refusal;

@@ -32,12 +32,9 @@ const PORT_SPEAKS_GRPC: &str = "this port speaks gRPC over HTTP/2; the status pa
 const HANDSHAKE_RECORD: [u8; 2] = [22, 3];
 
 /// Frames of HTTP/2 (RFC 9113, sections 4.1, 6.5, 6.8 and 7).
-#[cfg(feature = "tls")]
-const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-#[cfg(feature = "tls")]
-const GOAWAY: u8 = 7;
-#[cfg(feature = "tls")]
-const INADEQUATE_SECURITY: u32 = 0xc;
+pub(super) const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+pub(super) const GOAWAY: u8 = 7;
+pub(super) const INADEQUATE_SECURITY: u32 = 0xc;
 
 /// How long the peer has to take the answer, and to close its side.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -51,15 +48,8 @@ pub fn wants_tls(error: &h2::Error) -> bool {
 /// Why a call of a store has failed: what HTTP/2 says about its connection, or what the status says, with the cause of that.
 pub fn call_failure(status: &Status) -> Cow<'_, str> {
     let sources = || successors(status.source(), |&error| error.source());
-    match sources().find_map(|error| error.downcast_ref::<h2::Error>()) {
-        Some(error) if wants_tls(error) => {
-            return format!(
-                "{PORT_SPEAKS_TLS}: give this store --tls-cert, --tls-key and --tls-ca"
-            )
-            .into();
-        }
-        Some(error) => return error.to_string().into(),
-        None => {}
+    if let Some(error) = sources().find_map(|error| error.downcast_ref::<h2::Error>()) {
+        return error.to_string().into();
     }
     let message = status.message();
     match sources().last().map(ToString::to_string) {

@@ -1,6 +1,8 @@
 //! What TLS promises: who is let in, what each end says otherwise, and that certificates are replaced under load.
 
+use std::error::Error;
 use std::io;
+use std::iter::successors;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +13,7 @@ use rdb_proto::kvrpc::{RawDeleteRequest, RawPutRequest};
 use rdb_proto::transport::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::transport::tls::{ClientTls, ClientTlsOptions, Pem, ServerTls, ServerTlsOptions};
 use rdb_proto::transport::{
-    PORT_SPEAKS_PLAIN_TEXT, PORT_SPEAKS_TLS, Secured, ServeOptions, endpoint, wants_tls,
+    Connector, PORT_SPEAKS_PLAIN_TEXT, PORT_SPEAKS_TLS, Secured, ServeOptions, endpoint, wants_tls,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -310,6 +312,34 @@ async fn plain_text_on_a_port_of_tls_is_told_so() {
     assert!(answer.contains(PORT_SPEAKS_TLS), "{answer}");
 }
 
+#[tokio::test]
+async fn a_store_without_tls_is_told_so_by_a_port_of_tls_and_served_by_one_of_plain_text() {
+    let ca = Ca::new();
+    let server = TestServer::start(over(server_tls(&ca.server(), None))).await;
+    let address = endpoint(&server.address, HANG_GUARD).expect("an address");
+    let connecting = address.connect_with_connector(Connector::plain_text());
+    let connected = guarded("an end", connecting).await;
+    let error = connected.map(drop).expect_err("refused");
+    let innermost = successors(Some(&error as &dyn Error), |&error| error.source()).last();
+    let told = innermost.expect("it is there").to_string();
+    let expected = format!("{PORT_SPEAKS_TLS}: give this store --tls-cert");
+    assert!(told.starts_with(&expected), "{told}");
+
+    let server = TestServer::start(ServeOptions::default()).await;
+    let address = endpoint(&server.address, HANG_GUARD).expect("an address");
+    let connecting = address.connect_with_connector(Connector::plain_text());
+    let channel = guarded("a connection", connecting).await;
+    let client = KvRawClient::new(channel.expect("it speaks plain text"));
+    // More than a window.
+    let mut client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let length = MESSAGE_BYTES_MAX - 100;
+    let got = client.raw_get(get(length)).await.expect("served");
+    let got = got.into_inner().value.map(|value| value.len());
+    assert_eq!(got, Some(length));
+    drop(client);
+    server.all_is_given_back().await;
+}
+
 /// A hello of a client that speaks up to TLS 1.1, with one cipher suite and one extension, for which signatures it takes (RFC 4346,
 /// section 7.4.1.2).
 fn old_hello() -> Vec<u8> {
@@ -572,6 +602,29 @@ async fn a_client_reads_its_files_again_when_it_connects() {
     std::fs::write(&files.ca, "broken").expect("it can be written");
     let mut client = raw(&server, &tls).await;
     client.raw_get(get(10)).await.expect("served");
+}
+
+#[tokio::test]
+async fn a_client_presents_the_certificate_that_its_file_has_when_it_connects() {
+    let ca = Ca::new();
+    let server = TestServer::start(over(server_tls(&ca.server(), Some(&ca)))).await;
+    let [ada, bob] = ["ada", "bob"].map(|name| ca.issue(&[], name, Validity::Now));
+    let directory = TempDir::new().expect("the temporary directory can be written");
+    let files = Files::write(directory.path(), &ada, &ca);
+    let options = ClientTlsOptions::with_ca_file(&files.ca);
+    let tls = client(options.with_identity_files(&files.certificate, &files.key));
+    let put = async |client: &mut KvRawClient<Channel>| {
+        let put = client.raw_put(RawPutRequest::default()).await;
+        put.expect("served");
+    };
+    let mut open = raw(&server, &tls).await;
+    put(&mut open).await;
+    files.replace(&bob);
+    put(&mut raw(&server, &tls).await).await;
+    put(&mut open).await;
+    let subjects = server.subjects.lock().expect("no panic").clone();
+    let of = |name: &str| Some(format!("CN={name}"));
+    assert_eq!(subjects, [of("ada"), of("bob"), of("ada")]);
 }
 
 /// Far more in all than the buffers of the kernel and of TLS hold.

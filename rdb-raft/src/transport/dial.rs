@@ -34,7 +34,7 @@ pub(super) const NO_ADDRESS: &str = "its address is not known";
 /// How other stores are connected to, and what this store shows them.
 #[derive(Clone, Default)]
 pub struct Dialing {
-    /// `None`: over TCP, as plain text.
+    /// `None`: as [plain text](Connector::plain_text).
     pub connector: Option<Connector>,
     /// Shown with each stream, a new one [once it is tried](TokenFile::trying_first). Connections are made again once it has changed.
     /// `None`: the store is identified by its certificate, if it has one.
@@ -80,16 +80,17 @@ impl Dialer {
     pub(super) async fn connect(&self, store_id: u64) -> Result<Channel, String> {
         let address = self.addresses.address(store_id).await;
         let address = address.ok_or(NO_ADDRESS)?;
-        let endpoint = endpoint(&address, CONNECT_TIMEOUT).map_err(|error| error.to_string())?;
+        // Callers give up sooner, and say so.
+        let endpoint =
+            endpoint(&address, 2 * CONNECT_TIMEOUT).map_err(|error| error.to_string())?;
         // A connection that has died has to be noticed about as soon as a leader that has.
         let silence = Duration::from_millis(self.timing.election_timeout_min_ms);
         let endpoint = endpoint
             .http2_keep_alive_interval(silence)
             .keep_alive_timeout(silence * 2);
-        let channel = match self.dialing.connector.clone() {
-            Some(connector) => endpoint.connect_with_connector(connector).await,
-            None => endpoint.connect().await,
-        };
+        let connector = self.dialing.connector.clone();
+        let connector = connector.unwrap_or_else(Connector::plain_text);
+        let channel = endpoint.connect_with_connector(connector).await;
         channel.map_err(|error| innermost(&error).to_string())
     }
 

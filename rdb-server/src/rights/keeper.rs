@@ -28,6 +28,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// was away for a moment counts within 10 s, too.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 
+/// How late a change may take effect here, as docs/security.md promises. It is enough for an answer that was made right before the change, a
+/// question that is lost, and another one.
+const TAKES_EFFECT_MAX: Duration = Duration::from_secs(10);
+
+const _: () =
+    assert!(3 * PATIENCE.as_millis() + 2 * INTERVAL.as_millis() <= TAKES_EFFECT_MAX.as_millis());
+
 /// Each so many times, all rights are asked for, whatever version is known: a placement driver may be another one than before without having
 /// been away for long, one with the data of a backup, and count other changes with the same numbers.
 const ASKS_PER_FULL: u32 = 30;

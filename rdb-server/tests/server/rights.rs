@@ -19,6 +19,8 @@ use rdb_proto::pdpb::RegionStep;
 use rdb_proto::pdpb::region_step::Step;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::{Code, Request, Status};
 
@@ -668,6 +670,25 @@ async fn a_token_that_is_not_taken_leaves_the_one_from_before_in_use() {
         setting.ada_puts(&store, "last/k").await.ok()
     })
     .await;
+}
+
+/// The port may speak TLS: whoever listens on the way would read the token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_not_sent_to_a_port_that_does_not_answer() {
+    const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let setting = Setting::new().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await;
+    let silent = silent.expect("a free port");
+    let address = silent.local_addr().expect("it listens").to_string();
+    let data_dir = setting.directory.path().join("store");
+    let mut store = setting.with_token(Node::store(data_dir, &address));
+    store.start();
+    let accepted = guarded("it connects", silent.accept()).await;
+    let (mut stream, _) = accepted.expect("it listens");
+    let mut sent = Vec::new();
+    let ended = guarded("it gives up", stream.read_to_end(&mut sent)).await;
+    ended.expect("it closes");
+    assert_eq!(sent, GREETING);
 }
 
 #[test]

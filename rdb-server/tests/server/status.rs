@@ -511,7 +511,7 @@ async fn a_store_that_waits_for_its_placement_driver_is_neither_healthy_nor_read
     cluster.store.start();
     let store = cluster.store.status_address().await;
     let cause = format!(
-        "it has not registered with the placement driver: {}: tcp connect error: Connection refused (os error 111)\n",
+        "it has not registered with the placement driver: {}: Connection refused (os error 111)\n",
         cluster.pd.address()
     );
     found("it says why it has not registered", async || {

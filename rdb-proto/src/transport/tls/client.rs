@@ -10,12 +10,11 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
-use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::super::address::host;
-use super::super::connect::Connector;
+use super::super::connect::{Connector, tcp};
 use super::super::secured::Secured;
 use super::certificate::{Facts, warnings_of_authorities};
 use super::failure::{Side, explained};
@@ -259,8 +258,7 @@ impl ClientTls {
         Connector::new(move |address| {
             let tls = tls.clone();
             async move {
-                let stream = TcpStream::connect(&address).await?;
-                stream.set_nodelay(true)?;
+                let stream = tcp(&address).await?;
                 tls.connect(&address, stream).await
             }
         })

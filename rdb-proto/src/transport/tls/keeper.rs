@@ -132,3 +132,43 @@ fn reload(server: &ServerTls, client: Option<&ClientTls>) -> Result<bool, TlsErr
     let of_client = client.map_or(Ok(false), ClientTls::reload);
     Ok(of_server? | of_client?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::super::certificates::{Ca, Files};
+    use super::super::{client_tls, server_tls};
+    use super::*;
+
+    #[test]
+    fn both_ends_are_read_again_even_if_one_cannot_be_used() {
+        let directory = TempDir::new().expect("the temporary directory can be written");
+        let ca = Ca::new();
+        let files = Files::write(directory.path(), &ca.server(), &ca);
+        let other_ca = directory.path().join("other.pem");
+        fs::write(&other_ca, &ca.pem).expect("it can be written");
+        let (certificate, key) = (Some(&*files.certificate), Some(&*files.key));
+        let server = server_tls(certificate, key, Some(&files.ca));
+        let server = server.expect("it can be used").expect("it is TLS");
+        let client = client_tls(Some(&other_ca), certificate, key, None);
+        let client = client.expect("it can be used").expect("it is TLS");
+        let reload = || reload(&server, Some(&client));
+        assert_eq!(reload(), Ok(false));
+        files.replace(&ca.server());
+        assert_eq!(reload(), Ok(true));
+        assert_eq!(client.reload(), Ok(false), "it was read");
+
+        fs::write(&files.ca, "broken").expect("it can be written");
+        fs::write(&other_ca, Ca::new().pem).expect("it can be written");
+        reload().expect_err("the CA of the server's clients is broken");
+        assert_eq!(client.reload(), Ok(false), "it was read");
+        fs::write(&files.ca, &ca.pem).expect("it can be written");
+        fs::write(&other_ca, "broken").expect("it can be written");
+        files.replace(&ca.server());
+        reload().expect_err("the CA of other servers is broken");
+        assert_eq!(server.reload(), Ok(false), "it was read");
+    }
+}

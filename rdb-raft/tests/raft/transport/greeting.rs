@@ -12,7 +12,9 @@ use rdb_proto::auth::{Token, TokenFile};
 use rdb_proto::raftpb::{Envelope, Hello};
 use rdb_raft::transport::{Dialing, Starts, Transport};
 use rdb_raft::{StoreNode, Vote};
-use tokio::net::TcpSocket;
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
@@ -138,24 +140,49 @@ async fn a_store_is_greeted_as_soon_as_it_is_there() {
     store.stop().await;
 }
 
-#[tokio::test]
-async fn a_store_with_another_token_is_connected_anew_before_it_leaves_the_connection() {
-    let token = |digit: &str| format!("flaredb_{}", digit.repeat(64));
-    let [old, new]: [Token; 2] = ["a", "b"].map(|digit| token(digit).parse().unwrap());
+fn token(digit: &str) -> Token {
+    format!("flaredb_{}", digit.repeat(64)).parse().unwrap()
+}
+
+/// What store 1 sends with, and its token: a file in a directory.
+fn with_token(addresses: Arc<Addresses>, token: &Token) -> (Transport, TokenFile, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("token");
-    fs::write(&path, old.to_string()).unwrap();
+    fs::write(&path, token.to_string()).unwrap();
     let file = TokenFile::open(&path).unwrap();
     let dialing = Dialing {
         token: Some(file.clone()),
         ..Dialing::default()
     };
-    let mut other = Scripted::start().await;
-    let addresses = other.addresses();
     let transport = Transport::with_dialing(identity(1), TIMING, addresses, first_start(), dialing);
+    (transport, file, directory)
+}
+
+/// The port may speak TLS: whoever listens on the way would read the token.
+#[tokio::test]
+async fn a_token_is_not_sent_to_a_port_that_does_not_answer() {
+    const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let addresses = Addresses::of([(2, address)]);
+    let (transport, _file, _directory) = with_token(addresses, &token("a"));
+    transport.greet([2]);
+    let accepted = timeout(GUARD, silent.accept()).await;
+    let (mut stream, _) = accepted.expect("it connects in time").unwrap();
+    let mut sent = Vec::new();
+    let ended = timeout(GUARD, stream.read_to_end(&mut sent)).await;
+    ended.expect("it gives up in time").unwrap();
+    assert_eq!(sent, GREETING);
+}
+
+#[tokio::test]
+async fn a_store_with_another_token_is_connected_anew_before_it_leaves_the_connection() {
+    let [old, new] = ["a", "b"].map(token);
+    let mut other = Scripted::start().await;
+    let (transport, file, directory) = with_token(other.addresses(), &old);
     transport.greet([2]);
     let (mut bulk, mut urgent) = other.accepted().await;
-    fs::write(&path, new.to_string()).unwrap();
+    fs::write(directory.path().join("token"), new.to_string()).unwrap();
     file.note_taken(new);
     let (mut next_bulk, _next_urgent) = other.accepted().await;
     bulk.ended().await;

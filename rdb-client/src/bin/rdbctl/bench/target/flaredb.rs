@@ -85,6 +85,8 @@ pub(crate) async fn open_timestamp_stream(
         .pd
         .first()
         .ok_or_else(|| Failure::usage("--pd names no placement driver"))?;
+    // Without `--ca`, a port that speaks TLS would be sent the token in plain text. The client looks first.
+    Session::new(global)?.connect().await?;
     let channel = connect(address, global, global.connector()?).await?;
     let mut requests = requests.into_streaming_request();
     if let Some(authorization) = authorization(global)? {
