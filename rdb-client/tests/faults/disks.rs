@@ -127,6 +127,7 @@ async fn fail_syncs(name: &'static str, of: Of) {
 async fn all_stores_lose_power_at_once() {
     let setup = Setup {
         shim: true,
+        loses_majority: true,
         ..Setup::default()
     };
     let Some(mut run) = Run::begin("all_stores_lose_power_at_once", setup).await else {

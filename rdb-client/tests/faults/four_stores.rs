@@ -202,6 +202,7 @@ async fn stores_are_hit_while_operators_change_the_members() {
     let setup = Setup {
         links: Some(LinkKind::Any),
         spare: true,
+        loses_majority: true,
         ..Setup::default()
     };
     let name = "stores_are_hit_while_operators_change_the_members";

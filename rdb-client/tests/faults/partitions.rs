@@ -14,6 +14,7 @@ const SETUP: Setup = Setup {
     log_mib_max: None,
     spare: false,
     store_down_after_s: None,
+    loses_majority: false,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -102,6 +103,7 @@ async fn all_followers_restart_while_their_leader_is_cut_off() {
     // The leader's lease outlives their start by far.
     let setup = Setup {
         election_timeout_max_ms: Some(8000),
+        loses_majority: true,
         ..SETUP
     };
     let Some(mut run) = Run::begin(name, setup).await else {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use rdb_proto::metapb::RegionRoute;
 use rdb_proto::pdpb::GetRegionRequest;
@@ -18,6 +19,8 @@ use crate::shim::{Shim, ShimLibrary};
 
 /// The stores of most runs, and the replicas of each region in all of them.
 pub(crate) const STORES: usize = 3;
+
+const ELECTION_TIMEOUT_MAX_MS: u64 = 1800;
 
 /// Makes the stores break a promise: the value of `RDB_MUTANT` in their environment, see `rdb_raft::mutant`.
 const MUTANT: &str = "RDB_FAULTS_MUTANT";
@@ -44,6 +47,15 @@ pub(crate) struct Setup {
     pub(crate) spare: bool,
     /// After how long a silent store's replicas are replaced.
     pub(crate) store_down_after_s: Option<u64>,
+    /// There may be no majority for as long as faults last.
+    pub(crate) loses_majority: bool,
+}
+
+impl Setup {
+    pub(crate) fn election_timeout_max(self) -> Duration {
+        let max_ms = self.election_timeout_max_ms;
+        Duration::from_millis(max_ms.unwrap_or(ELECTION_TIMEOUT_MAX_MS))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,7 +274,7 @@ fn must_make_namespaces() -> bool {
 }
 
 fn with_raft_flags(store: Node, setup: Setup) -> Node {
-    let max = setup.election_timeout_max_ms.unwrap_or(1800);
+    let max_ms = setup.election_timeout_max().as_millis();
     let store = match setup.log_mib_max {
         Some(mib) => store.with_flag("--raft-log-mib-max", &mib.to_string()),
         None => store,
@@ -270,7 +282,7 @@ fn with_raft_flags(store: Node, setup: Setup) -> Node {
     store
         .with_flag("--raft-heartbeat-ms", "250")
         .with_flag("--raft-election-timeout-min-ms", "900")
-        .with_flag("--raft-election-timeout-max-ms", &max.to_string())
+        .with_flag("--raft-election-timeout-max-ms", &max_ms.to_string())
 }
 
 fn mount(directory: &Path, mib: u32) -> bool {

@@ -33,6 +33,7 @@ async fn leaders_and_others_are_hit_at_once() {
     let setup = Setup {
         links: Some(LinkKind::Any),
         shim: true,
+        loses_majority: true,
         ..Setup::default()
     };
     let name = "leaders_and_others_are_hit_at_once";

@@ -32,7 +32,7 @@ const BANK_CLIENTS: usize = 2;
 const CLIENTS: usize = REGISTER_CLIENTS + COUNTING_CLIENTS + BANK_CLIENTS;
 
 /// The deadline of a call: outlives an election, and keeps no client for long.
-const CALL_TIMEOUT: Duration = Duration::from_secs(6);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Longest pause of a client between two calls.
 const PAUSE_MS_MAX: u64 = 8;
