@@ -1,5 +1,6 @@
 //! One run: stores, clients, and faults; at its end everything is checked.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,9 @@ static PLACES: Semaphore = Semaphore::const_new(3);
 /// Fewer calls than this show nothing: in a run, and for each of its rounds, which waits for most of them anyway.
 const CALLS_MIN: u64 = 300;
 const CALLS_OF_ROUND_MIN: u64 = 100;
+
+/// How long faults last that end by themselves: for several heartbeats, and sometimes for longer than a lease.
+const FAULTS_MS: Range<u64> = 900..3000;
 
 pub(crate) struct Run {
     name: &'static str,
@@ -101,6 +105,16 @@ impl Run {
     pub(crate) async fn dwell(&mut self) {
         self.load.goes_on().await;
         sleep(Duration::from_millis(self.random.u64(0..1000))).await;
+    }
+
+    /// Lets faults last for a while.
+    pub(crate) async fn faults_last(&mut self) {
+        sleep(Duration::from_millis(self.random.u64(FAULTS_MS))).await;
+    }
+
+    /// How long a store waits for its leader at most: the lease, and the longest election timeout.
+    pub(crate) fn patience(&self) -> Duration {
+        2 * self.setup.election_timeout_max()
     }
 
     /// All faults are over: service goes on, and what the clients saw is checked.

@@ -1,14 +1,7 @@
 //! Faults of several kinds at once, chosen by the seed: the leader is hit, and another store, too.
 
-use std::time::Duration;
-
-use tokio::time::sleep;
-
 use crate::run::Run;
 use crate::stores::{LinkKind, Setup, Stores};
-
-/// How long both faults last together.
-const TOGETHER_MS_MAX: u64 = 3000;
 
 #[derive(Debug, Clone, Copy)]
 enum Fault {
@@ -52,7 +45,7 @@ async fn leaders_and_others_are_hit_at_once() {
         begin(&mut run, leader.store, of_leader);
         run.note_hit(leader);
         begin(&mut run, other, of_other);
-        sleep(Duration::from_millis(run.random.u64(0..TOGETHER_MS_MAX))).await;
+        run.faults_last().await;
         // The others are a majority, and the network is whole but for the leader.
         end(&mut run, other, of_other);
         begin_again(&mut run, leader.store, of_leader);
