@@ -204,6 +204,18 @@ impl Stores {
         status.expect("mount worked before").status.success()
     }
 
+    /// Has the syncs of these stores wait until their power is cut, and waits until each has written what it cannot sync.
+    pub(crate) async fn hold_syncs(&self, stores: &[usize]) {
+        let shims = stores.iter().map(|&store| &self.shims[store]);
+        let held: Vec<_> = shims.map(|shim| (shim, shim.hold_syncs())).collect();
+        let are_unsynced = async || {
+            let mut held = held.iter();
+            let all = held.all(|(shim, held_at)| shim.has_unsynced_log(held_at));
+            all.then_some(())
+        };
+        found("the stores have something to lose", are_unsynced).await;
+    }
+
     /// What a run says of its links. Without any, it needs none.
     pub(crate) fn link_name(&self) -> &'static str {
         self.links.as_ref().map_or("none", Links::name)

@@ -21,6 +21,12 @@ const FAULTS: [Fault; 5] = [
     Fault::LosesPowerBriefly,
 ];
 
+impl Fault {
+    fn loses_power(self) -> bool {
+        matches!(self, Self::LosesPower | Self::LosesPowerBriefly)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaders_and_others_are_hit_at_once() {
     let setup = Setup {
@@ -42,6 +48,11 @@ async fn leaders_and_others_are_hit_at_once() {
         let of_leader = FAULTS[run.random.usize(0..FAULTS.len() - 1)];
         let of_other = FAULTS[run.random.usize(0..FAULTS.len())];
         println!("{leader:?} {of_leader:?}; {other} {of_other:?}");
+        let both = [(leader.store, of_leader), (other, of_other)];
+        let losing = both.iter().filter(|(_, fault)| fault.loses_power());
+        let losing: Vec<_> = losing.map(|&(store, _)| store).collect();
+        // So that each has something to lose.
+        run.stores.hold_syncs(&losing).await;
         begin(&mut run, leader.store, of_leader);
         run.note_hit(leader);
         begin(&mut run, other, of_other);
@@ -64,6 +75,7 @@ fn begin(run: &mut Run, store: usize, fault: Fault) {
             run.stores.nodes[store].kill();
             let lost = run.stores.shims[store].cut_power();
             assert!(lost.synced_files > 0, "the shim saw no sync");
+            assert!(lost.log_bytes > 0, "there was nothing to lose");
             if matches!(fault, Fault::LosesPowerBriefly) {
                 run.stores.nodes[store].start();
             }
