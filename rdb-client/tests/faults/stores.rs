@@ -39,7 +39,8 @@ pub(crate) struct Setup {
     pub(crate) clock_rate: Option<f64>,
     /// The size of each store's disk.
     pub(crate) disk_mib: Option<u32>,
-    /// The longest election timeout. By default short, so that a run is.
+    /// The longest election timeout, which is also the lease. By default short, so that a run is. After a long lease the shortest
+    /// timeout is short.
     pub(crate) election_timeout_max_ms: Option<u64>,
     /// How much of its log a leader keeps for a store that is away.
     pub(crate) log_mib_max: Option<u64>,
@@ -286,14 +287,18 @@ fn must_make_namespaces() -> bool {
 }
 
 fn with_raft_flags(store: Node, setup: Setup) -> Node {
+    let (heartbeat_ms, min_ms) = match setup.election_timeout_max_ms {
+        Some(_) => (100, 300),
+        None => (250, 900),
+    };
     let max_ms = setup.election_timeout_max().as_millis();
     let store = match setup.log_mib_max {
         Some(mib) => store.with_flag("--raft-log-mib-max", &mib.to_string()),
         None => store,
     };
     store
-        .with_flag("--raft-heartbeat-ms", "250")
-        .with_flag("--raft-election-timeout-min-ms", "900")
+        .with_flag("--raft-heartbeat-ms", &heartbeat_ms.to_string())
+        .with_flag("--raft-election-timeout-min-ms", &min_ms.to_string())
         .with_flag("--raft-election-timeout-max-ms", &max_ms.to_string())
 }
 
