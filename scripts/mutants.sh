@@ -16,6 +16,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib/setup.sh"
 MUTANTS=(
   'acknowledge-before-sync all_stores_lose_power_at_once'
   'read-without-lease leaders_are_cut_off_from_all_others'
+  'whole-lease a_leader_whose_clock_is_slow_is_cut_off'
   'vote-at-once all_followers_restart_while_their_leader_is_cut_off'
   'drop-position stores_are_restarted_one_after_the_other'
   'apply-before-commit leaders_are_cut_off_from_all_others'

@@ -18,6 +18,8 @@ pub enum Mutant {
     AcknowledgeBeforeSync,
     /// A leader permits reads however long it has heard nothing from a quorum.
     ReadWithoutLease,
+    /// A leader permits reads for the whole lease by its own clock, which may be slow.
+    WholeLease,
     /// A voter that restarts votes at once.
     VoteAtOnce,
     /// The applied position is not in the batch that applies the entry.
@@ -28,9 +30,10 @@ pub enum Mutant {
     NotLeaderAfterProposal,
 }
 
-const NAMES: [(&str, Mutant); 6] = [
+const NAMES: [(&str, Mutant); 7] = [
     ("acknowledge-before-sync", Mutant::AcknowledgeBeforeSync),
     ("read-without-lease", Mutant::ReadWithoutLease),
+    ("whole-lease", Mutant::WholeLease),
     ("vote-at-once", Mutant::VoteAtOnce),
     ("drop-position", Mutant::DropPosition),
     ("apply-before-commit", Mutant::ApplyBeforeCommit),

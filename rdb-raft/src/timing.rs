@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy, StepDownPolicy};
 
+use crate::mutant::Mutant;
+
 /// Most entries of one append to a follower. Bytes are bounded where entries are read.
 pub(crate) const APPEND_ENTRIES_MAX: u64 = 1024;
 
@@ -80,9 +82,10 @@ impl Timing {
     }
 
     /// How long a leader permits reads after it sent something that a quorum then acknowledged. Followers wait for the whole
-    /// lease by their own clocks, which may run a little faster.
+    /// lease by their own clocks, which may run up to a quarter faster.
     pub(crate) fn read_lease(&self) -> Duration {
-        Duration::from_millis(self.election_timeout_max_ms / 10 * 8)
+        let tenths = if Mutant::WholeLease.is_on() { 10 } else { 8 };
+        Duration::from_millis(self.election_timeout_max_ms / 10 * tenths)
     }
 
     /// How long a group may be without a leader in an ordinary election: the lease of a leader that has died, the longest timeout,

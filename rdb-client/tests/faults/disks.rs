@@ -123,17 +123,23 @@ async fn fail_syncs(name: &'static str, of: Of) {
     run.end().await;
 }
 
+/// Every other time in the middle of a sync, so that each store has something to lose.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_stores_lose_power_at_once() {
     let setup = Setup {
         shim: true,
+        loses_majority: true,
         ..Setup::default()
     };
     let Some(mut run) = Run::begin("all_stores_lose_power_at_once", setup).await else {
         return;
     };
-    for _ in 0..2 * Run::rounds() {
+    for cut in 0..2 * Run::rounds() {
         run.dwell().await;
+        let is_within_sync = cut % 2 == 0;
+        if is_within_sync {
+            run.stores.hold_syncs(&[0, 1, 2]).await;
+        }
         for store in &mut run.stores.nodes {
             store.kill();
         }
@@ -141,6 +147,10 @@ async fn all_stores_lose_power_at_once() {
             let lost = run.stores.shims[number].cut_power();
             println!("store {number}: {lost:?}");
             assert!(lost.synced_files > 0, "the shim saw no sync");
+            assert!(
+                lost.log_bytes > 0 || !is_within_sync,
+                "there was nothing to lose"
+            );
             run.stores.nodes[number].start();
         }
         run.stores.all_serve().await;

@@ -17,9 +17,6 @@ use crate::stores::{LinkKind, Setup};
 const MEMBERS_CHANGE_MS_MAX: u64 = 1000;
 const HAND_OVER_MS_MAX: u64 = 100;
 
-/// How long a fault lasts: sometimes longer than a lease.
-const FAULT_MS_MAX: u64 = 3000;
-
 /// Changes of one kind that may be over before a store is hit.
 const TRIES_MAX: u64 = 10;
 
@@ -202,6 +199,7 @@ async fn stores_are_hit_while_operators_change_the_members() {
     let setup = Setup {
         links: Some(LinkKind::Any),
         spare: true,
+        loses_majority: true,
         ..Setup::default()
     };
     let name = "stores_are_hit_while_operators_change_the_members";
@@ -248,7 +246,7 @@ async fn is_hit_in_the_middle(run: &mut Run, client: &Client, kind: Kind) -> boo
         if is_hit { "in the middle" } else { "too late" }
     );
     // There may be two voters only, so nothing may go on before the fault is over.
-    sleep(Duration::from_millis(run.random.u64(0..FAULT_MS_MAX))).await;
+    run.faults_last().await;
     end(run, victim, fault);
     run.load.goes_on().await;
     run.stores.all_serve().await;

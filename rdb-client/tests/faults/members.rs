@@ -86,8 +86,12 @@ async fn followers_lose_their_disks() {
 /// A replica goes, and comes back as another peer, since there is no other store for it. The leader is killed on the way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaders_are_killed_while_members_change() {
+    let setup = Setup {
+        loses_majority: true,
+        ..Setup::default()
+    };
     let name = "leaders_are_killed_while_members_change";
-    let Some(mut run) = Run::begin(name, Setup::default()).await else {
+    let Some(mut run) = Run::begin(name, setup).await else {
         return;
     };
     let client = client(&run).await;

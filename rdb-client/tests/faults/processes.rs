@@ -1,5 +1,7 @@
 //! Stores that are killed, that stand still, and that are told to end.
 
+use tokio::time::sleep;
+
 use crate::run::Run;
 use crate::stores::{STORES, Setup, Stores};
 
@@ -54,8 +56,11 @@ async fn followers_are_killed_and_stand_still() {
         run.load.goes_on().await;
         run.stores.nodes[one].start_serving().await;
         run.stores.nodes[other].pause();
+        // When it goes on, it has long missed its leader.
+        sleep(run.patience()).await;
         run.load.goes_on().await;
         run.stores.nodes[other].resume();
+        run.load.goes_on().await;
         run.stores.all_serve().await;
     }
     run.end().await;

@@ -1,5 +1,6 @@
 //! One run: stores, clients, and faults; at its end everything is checked.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use tokio::time::sleep;
 
 use crate::harness::skipped;
 use crate::history::Record;
-use crate::load::Load;
+use crate::load::{CALL_TIMEOUT, Load};
 use crate::replicas;
 use crate::stores::{Leader, Setup, Stores};
 
@@ -18,15 +19,23 @@ const ROUNDS: &str = "RDB_FAULTS_ROUNDS";
 /// What the clients do and what is hit is chosen by it. By default another one each time.
 const SEED: &str = "RDB_FAULTS_SEED";
 
+/// Has a run fail whose clients were without an answer for too long. For a machine with nothing else to do.
+const TIMED: &str = "RDB_FAULTS_TIMED";
+
 /// Runs at a time: each has four processes, or five with a spare store.
 static PLACES: Semaphore = Semaphore::const_new(3);
 
-/// Fewer calls than this show nothing.
-const CALLS_MIN: usize = 300;
+/// Fewer calls than this show nothing: in a run, and for each of its rounds, which waits for most of them anyway.
+const CALLS_MIN: u64 = 300;
+const CALLS_OF_ROUND_MIN: u64 = 100;
+
+/// How long faults last that end by themselves: for several heartbeats, and sometimes for longer than a lease.
+const FAULTS_MS: Range<u64> = 900..3000;
 
 pub(crate) struct Run {
     name: &'static str,
     seed: u64,
+    setup: Setup,
     pub(crate) random: fastrand::Rng,
     began: Instant,
     pub(crate) load: Load,
@@ -63,6 +72,7 @@ impl Run {
         Some(Self {
             name,
             seed,
+            setup,
             random: fastrand::Rng::with_seed(seed),
             began: Instant::now(),
             load: Load::begin(&stores.pd.address(), seed, Arc::clone(&record)).await,
@@ -97,11 +107,22 @@ impl Run {
         sleep(Duration::from_millis(self.random.u64(0..1000))).await;
     }
 
+    /// Lets faults last for a while.
+    pub(crate) async fn faults_last(&mut self) {
+        sleep(Duration::from_millis(self.random.u64(FAULTS_MS))).await;
+    }
+
+    /// How long a store waits for its leader at most: the lease, and the longest election timeout.
+    pub(crate) fn patience(&self) -> Duration {
+        2 * self.setup.election_timeout_max()
+    }
+
     /// All faults are over: service goes on, and what the clients saw is checked.
     pub(crate) async fn end(self) {
         let Self {
             name,
             seed,
+            setup,
             load,
             mut stores,
             began,
@@ -110,19 +131,33 @@ impl Run {
         } = self;
         stores.all_serve().await;
         load.goes_on().await;
+        let (reads, writes) = record.0.history().longest_waits();
         let unknown = load.end().await;
         let (calls, mut findings) = {
             let history = record.0.history();
-            (history.len(), history.check())
+            (history.len() as u64, history.check())
         };
         let seconds = began.elapsed().as_secs();
-        println!("{name}: {calls} calls in {seconds} s, of {unknown} the fate is not known");
-        assert!(calls >= CALLS_MIN, "the clients made {calls} calls only");
+        println!(
+            "{name}: {calls} calls in {seconds} s, of {unknown} the fate is not known; no read was answered for up to {reads:.1?}, \
+             and no write for {writes:.1?}"
+        );
+        let wanted = CALLS_MIN.max(CALLS_OF_ROUND_MIN * Self::rounds());
+        assert!(calls >= wanted, "the clients made {calls} calls only");
         if findings.verdict().is_none() {
             findings.violations = replicas::problems(&stores.pd.address()).await;
+            let mut history = record.0.history();
+            history.problems.push_str(&findings.violations);
         }
         if let Some(verdict) = findings.verdict() {
             panic!("{verdict} in {name}, {SEED}={seed}:\n{findings}");
+        }
+        if std::env::var_os(TIMED).is_some() && !setup.loses_majority {
+            let failover = 3 * setup.election_timeout_max();
+            assert!(reads <= failover, "no read was answered for {reads:?}");
+            // All who write may wait for what a silent store has of them.
+            let failover = failover + CALL_TIMEOUT;
+            assert!(writes <= failover, "no write was answered for {writes:?}");
         }
     }
 }

@@ -2,9 +2,9 @@
  * Faults that a process cannot be given from outside, for LD_PRELOAD. What each does is in shim.rs.
  *
  * SHIM_DATA_DIR    the directory whose files are meant
- * SHIM_LEDGER      a file that gets a struct record for each file that was synced or removed there
+ * SHIM_LEDGER      a file that gets a struct record for each file that was synced, removed or replaced there
  * SHIM_FAIL_SYNC   as long as a file of this name exists, no sync in the directory succeeds
- * SHIM_STALL_SYNC  as long as a file of this name exists, no sync in the directory ends; one that waits makes the file a byte long
+ * SHIM_HOLD_SYNC   as long as a file of this name exists, each sync in the directory waits, and writes a line to it that names its file
  * SHIM_CLOCK_RATE  how fast the monotonic clock runs, 1 by default
  * SHIM_CLOCK       a file that gets a struct reading of the clock
  * SHIM_STEPS       a file that gets a line before each step: a sync, removal, renaming or making of something in the directory
@@ -42,7 +42,7 @@ struct reading {
     volatile int64_t shown_ns;
 };
 
-static const char *data_dir, *fail_sync, *stall_sync;
+static const char *data_dir, *fail_sync, *hold_sync;
 static int ledger = -1, steps = -1;
 static long step_count, kill_at;
 static double rate = 1;
@@ -92,6 +92,18 @@ static void step(const char *what, const char *path)
     }
 }
 
+static void wait_while_held(const char *path)
+{
+    int holding = hold_sync ? open(hold_sync, O_WRONLY | O_APPEND | O_CLOEXEC) : -1;
+    if (holding < 0)
+        return;
+    dprintf(holding, "%s\n", path + strlen(data_dir) + 1);
+    close(holding);
+    struct timespec pause = {0, 1000000};
+    while (!access(hold_sync, F_OK))
+        nanosleep(&pause, NULL);
+}
+
 static int sync_file(int fd, int (*sync)(int))
 {
     char link[64], path[PATH_MAX] = "";
@@ -101,12 +113,11 @@ static int sync_file(int fd, int (*sync)(int))
     if (length <= 0 || !is_data(path) || fstat(fd, &file))
         return sync(fd);
     step("sync", path);
+    wait_while_held(path);
     if (fail_sync && !access(fail_sync, F_OK)) {
         errno = EIO;
         return -1;
     }
-    while (stall_sync && !truncate(stall_sync, 1))
-        usleep(1000);
     int result = sync(fd);
     if (!result && S_ISREG(file.st_mode))
         note(file.st_ino, file.st_size);
@@ -124,14 +135,19 @@ int fdatasync(int fd)
 }
 
 /* The next file may get the same inode. */
-static void note_removal(const char *path)
+static void note_loss(const char *path)
 {
     struct stat file;
+    if (!lstat(path, &file) && S_ISREG(file.st_mode) && file.st_nlink == 1)
+        note(file.st_ino, 0);
+}
+
+static void note_removal(const char *path)
+{
     if (!is_data(path))
         return;
     step("remove", path);
-    if (!lstat(path, &file) && S_ISREG(file.st_mode) && file.st_nlink == 1)
-        note(file.st_ino, 0);
+    note_loss(path);
 }
 
 int unlink(const char *path)
@@ -161,8 +177,10 @@ int rmdir(const char *path)
 
 int rename(const char *from, const char *to)
 {
-    if (is_data(to))
+    if (is_data(to)) {
         step("rename", to);
+        note_loss(to);
+    }
     return REAL(rename)(from, to);
 }
 
@@ -269,7 +287,7 @@ __attribute__((constructor)) static void begin(void)
     const char *path = getenv("SHIM_LEDGER");
     data_dir = getenv("SHIM_DATA_DIR");
     fail_sync = getenv("SHIM_FAIL_SYNC");
-    stall_sync = getenv("SHIM_STALL_SYNC");
+    hold_sync = getenv("SHIM_HOLD_SYNC");
     if (path && (ledger = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)) < 0)
         die("SHIM_LEDGER");
     if ((path = getenv("SHIM_STEPS")) && (steps = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)) < 0)

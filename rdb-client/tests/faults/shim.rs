@@ -2,7 +2,8 @@
 //!
 //! - *A power cut* takes back what was not synced. The shim notes how far each file of the store was synced, and after the
 //!   store was killed [`Shim::cut_power`] cuts its files there. Directories are taken to be synced always.
-//! - *Syncs fail* while [`Shim::fail_syncs`] says so, and *do not end* while [`Shim::stall_syncs`] does.
+//! - *Syncs fail* while [`Shim::fail_syncs`] says so.
+//! - *Syncs wait* from [`Shim::hold_syncs`] until the power is cut, so that there is something to lose.
 //! - *The clock* that timeouts and leases are measured with runs at a rate of its own.
 //! - *A kill* comes before a step of which the number is given: a sync, or what adds a file to the directory or takes one away. So each
 //!   step of what a store does at its start can be its last.
@@ -15,6 +16,9 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// The folder of the Raft log in a data directory.
+const RAFT_LOG: &str = "raft";
 
 /// The compiled shim.
 #[derive(Debug, Clone)]
@@ -63,7 +67,7 @@ pub(crate) struct Shim {
     data_dir: PathBuf,
     ledger: PathBuf,
     fail_sync: PathBuf,
-    stall_sync: PathBuf,
+    hold_sync: PathBuf,
     clock: PathBuf,
 }
 
@@ -73,7 +77,12 @@ pub(crate) struct Lost {
     /// Files that had been synced, at least in part.
     pub(crate) synced_files: usize,
     pub(crate) bytes: u64,
+    /// Those of the Raft log. There are others that no store ever syncs.
+    pub(crate) log_bytes: u64,
 }
+
+/// The last file of a Raft log that is not empty, and its length.
+pub(crate) type LogEnd = Option<(PathBuf, u64)>;
 
 impl Shim {
     /// The shim of a store with this data directory.
@@ -87,7 +96,7 @@ impl Shim {
             data_dir: data_dir.to_owned(),
             ledger: beside(".ledger"),
             fail_sync: beside(".fail-sync"),
-            stall_sync: beside(".stall-sync"),
+            hold_sync: beside(".hold-sync"),
             clock: beside(".clock"),
         }
     }
@@ -103,7 +112,7 @@ impl Shim {
             ("SHIM_DATA_DIR", self.data_dir.clone().into()),
             ("SHIM_LEDGER", self.ledger.clone().into()),
             ("SHIM_FAIL_SYNC", self.fail_sync.clone().into()),
-            ("SHIM_STALL_SYNC", self.stall_sync.clone().into()),
+            ("SHIM_HOLD_SYNC", self.hold_sync.clone().into()),
             ("SHIM_CLOCK", self.clock.clone().into()),
             ("SHIM_CLOCK_RATE", clock_rate.to_string().into()),
         ]
@@ -113,15 +122,30 @@ impl Shim {
         switch(&self.fail_sync, fails);
     }
 
-    #[allow(dead_code, reason = "the tests of the server look at such a store")]
-    pub(crate) fn stall_syncs(&self, stalls: bool) {
-        switch(&self.stall_sync, stalls);
+    /// Has syncs wait from now on, until they are released or the power is cut. Returns where the Raft log ends.
+    pub(crate) fn hold_syncs(&self) -> LogEnd {
+        switch(&self.hold_sync, true);
+        self.log_end()
     }
 
-    /// Whether a sync waits for the stall to end.
-    #[allow(dead_code, reason = "the tests of the server look at such a store")]
-    pub(crate) fn is_stalled(&self) -> bool {
-        fs::metadata(&self.stall_sync).is_ok_and(|file| file.len() > 0)
+    #[allow(dead_code, reason = "only the tests of the server use it")]
+    pub(crate) fn release_syncs(&self) {
+        switch(&self.hold_sync, false);
+    }
+
+    /// Whether there is something in the Raft log that cannot become durable since syncs wait: a sync of it waits, or it has grown since.
+    pub(crate) fn has_unsynced_log(&self, held_at: &LogEnd) -> bool {
+        let waiting = fs::read_to_string(&self.hold_sync).expect("syncs wait");
+        let mut waiting = waiting.lines().map(Path::new);
+        waiting.any(is_raft_log) || self.log_end() > *held_at
+    }
+
+    fn log_end(&self) -> LogEnd {
+        let files = fs::read_dir(self.data_dir.join(RAFT_LOG)).ok()?.flatten();
+        let files = files.filter(|file| is_raft_log(&file.path()));
+        // The store may remove one meanwhile.
+        let lengths = files.filter_map(|file| Some((file.path(), file.metadata().ok()?.len())));
+        lengths.filter(|(_, length)| *length > 0).max()
     }
 
     /// Takes back what the store has not synced. The store must have been killed.
@@ -129,6 +153,9 @@ impl Shim {
         let mut lost = Lost::default();
         let durable = self.durable_bytes();
         cut(&self.data_dir, &durable, &mut lost);
+        if self.hold_sync.exists() {
+            switch(&self.hold_sync, false);
+        }
         lost
     }
 
@@ -180,8 +207,19 @@ fn cut(directory: &Path, durable: &HashMap<u64, u64>, lost: &mut Lost) {
                 .and_then(|file| file.set_len(kept))
                 .expect("a file can be cut");
             lost.bytes += file.len() - kept;
+            if is_raft_log(&path) {
+                lost.log_bytes += file.len() - kept;
+            }
         }
     }
+}
+
+/// Whether it is a file that RocksDB writes the batches of the Raft log to. Their names have an order.
+fn is_raft_log(path: &Path) -> bool {
+    let is_in_folder = path
+        .parent()
+        .is_some_and(|folder| folder.ends_with(RAFT_LOG));
+    is_in_folder && path.extension().is_some_and(|kind| kind == "log")
 }
 
 #[cfg(test)]
@@ -190,7 +228,7 @@ mod tests {
     use crate::harness::skipped;
 
     #[test]
-    fn a_power_cut_takes_back_what_was_not_synced_and_a_failing_sync_keeps_nothing() {
+    fn a_power_cut_takes_back_what_was_not_synced_and_a_failing_or_waiting_sync_keeps_nothing() {
         let directory = tempfile::tempdir().expect("the temporary directory can be written");
         let Some(library) = ShimLibrary::compile(directory.path()) else {
             return skipped("there is no C compiler");
@@ -198,13 +236,17 @@ mod tests {
         let data_dir = directory.path().join("data");
         fs::create_dir(&data_dir).expect("the directory can be written");
         let shim = Shim::of(&data_dir);
-        let write = |name: &str, arguments: &[&str]| {
+        let dd = |name: &str, arguments: &[&str]| {
             let mut dd = Command::new("dd");
             dd.args(["if=/dev/zero", "bs=100", "count=1", "status=none"])
                 .arg(format!("of={}", data_dir.join(name).display()))
                 .args(arguments)
                 .envs(shim.environment(&library, 1.0));
-            dd.status().expect("there is dd").success()
+            dd
+        };
+        let write = |name: &str, arguments: &[&str]| {
+            let status = dd(name, arguments).status();
+            status.expect("there is dd").success()
         };
         let append = ["oflag=append", "conv=notrunc"];
         assert!(write("synced", &["conv=fsync"]));
@@ -222,5 +264,45 @@ mod tests {
                 .len()
         });
         assert_eq!(left, [100, 100, 0, 0]);
+
+        fs::create_dir(data_dir.join(RAFT_LOG)).expect("the directory can be written");
+        let held_at = shim.hold_syncs();
+        let waiting = dd("raft/1.log", &["conv=fsync"]).spawn();
+        let mut waiting = waiting.expect("there is dd");
+        while !shim.has_unsynced_log(&held_at) {
+            let ended = waiting.try_wait().expect("a child can be asked");
+            assert_eq!(ended, None, "it waits");
+        }
+        waiting.kill().expect("a child can be killed");
+        waiting.wait().expect("a child can be waited for");
+        assert_eq!(shim.cut_power().log_bytes, 100);
+        assert!(write("raft/2.log", &["conv=fsync"]), "syncs wait no more");
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_leaves_nothing_durable_to_the_next_one_with_its_inode() {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let Some(library) = ShimLibrary::compile(directory.path()) else {
+            return skipped("there is no C compiler");
+        };
+        let data_dir = directory.path().join("data");
+        fs::create_dir(&data_dir).expect("the directory can be written");
+        let shim = Shim::of(&data_dir);
+        let file = data_dir.join("file");
+        let run = |program: &str, arguments: &[&str]| {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(&file);
+            command.envs(shim.environment(&library, 1.0));
+            let status = command.status().expect("there is such a program");
+            assert!(status.success(), "{program}");
+        };
+        fs::write(&file, "before").expect("the directory can be written");
+        let inode = fs::metadata(&file).expect("it is there").ino();
+        run("sync", &["--data"]);
+        assert_eq!(shim.durable_bytes().get(&inode), Some(&6));
+        // It renames another file to this one.
+        run("sed", &["--in-place", "s/before/after/"]);
+        assert_ne!(fs::metadata(&file).expect("it is there").ino(), inode);
+        assert_eq!(shim.durable_bytes().get(&inode), Some(&0));
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use rdb_proto::metapb::RegionRoute;
 use rdb_proto::pdpb::GetRegionRequest;
@@ -18,6 +19,8 @@ use crate::shim::{Shim, ShimLibrary};
 
 /// The stores of most runs, and the replicas of each region in all of them.
 pub(crate) const STORES: usize = 3;
+
+const ELECTION_TIMEOUT_MAX_MS: u64 = 1800;
 
 /// Makes the stores break a promise: the value of `RDB_MUTANT` in their environment, see `rdb_raft::mutant`.
 const MUTANT: &str = "RDB_FAULTS_MUTANT";
@@ -36,7 +39,8 @@ pub(crate) struct Setup {
     pub(crate) clock_rate: Option<f64>,
     /// The size of each store's disk.
     pub(crate) disk_mib: Option<u32>,
-    /// The longest election timeout. By default short, so that a run is.
+    /// The longest election timeout, which is also the lease. By default short, so that a run is. After a long lease the shortest
+    /// timeout is short.
     pub(crate) election_timeout_max_ms: Option<u64>,
     /// How much of its log a leader keeps for a store that is away.
     pub(crate) log_mib_max: Option<u64>,
@@ -44,6 +48,15 @@ pub(crate) struct Setup {
     pub(crate) spare: bool,
     /// After how long a silent store's replicas are replaced.
     pub(crate) store_down_after_s: Option<u64>,
+    /// There may be no majority for as long as faults last.
+    pub(crate) loses_majority: bool,
+}
+
+impl Setup {
+    pub(crate) fn election_timeout_max(self) -> Duration {
+        let max_ms = self.election_timeout_max_ms;
+        Duration::from_millis(max_ms.unwrap_or(ELECTION_TIMEOUT_MAX_MS))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,6 +205,18 @@ impl Stores {
         status.expect("mount worked before").status.success()
     }
 
+    /// Has the syncs of these stores wait until their power is cut, and waits until each has written what it cannot sync.
+    pub(crate) async fn hold_syncs(&self, stores: &[usize]) {
+        let shims = stores.iter().map(|&store| &self.shims[store]);
+        let held: Vec<_> = shims.map(|shim| (shim, shim.hold_syncs())).collect();
+        let are_unsynced = async || {
+            let mut held = held.iter();
+            let all = held.all(|(shim, held_at)| shim.has_unsynced_log(held_at));
+            all.then_some(())
+        };
+        found("the stores have something to lose", are_unsynced).await;
+    }
+
     /// What a run says of its links. Without any, it needs none.
     pub(crate) fn link_name(&self) -> &'static str {
         self.links.as_ref().map_or("none", Links::name)
@@ -262,15 +287,19 @@ fn must_make_namespaces() -> bool {
 }
 
 fn with_raft_flags(store: Node, setup: Setup) -> Node {
-    let max = setup.election_timeout_max_ms.unwrap_or(1800);
+    let (heartbeat_ms, min_ms) = match setup.election_timeout_max_ms {
+        Some(_) => (100, 300),
+        None => (250, 900),
+    };
+    let max_ms = setup.election_timeout_max().as_millis();
     let store = match setup.log_mib_max {
         Some(mib) => store.with_flag("--raft-log-mib-max", &mib.to_string()),
         None => store,
     };
     store
-        .with_flag("--raft-heartbeat-ms", "250")
-        .with_flag("--raft-election-timeout-min-ms", "900")
-        .with_flag("--raft-election-timeout-max-ms", &max.to_string())
+        .with_flag("--raft-heartbeat-ms", &heartbeat_ms.to_string())
+        .with_flag("--raft-election-timeout-min-ms", &min_ms.to_string())
+        .with_flag("--raft-election-timeout-max-ms", &max_ms.to_string())
 }
 
 fn mount(directory: &Path, mib: u32) -> bool {

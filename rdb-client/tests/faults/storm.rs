@@ -1,14 +1,7 @@
 //! Faults of several kinds at once, chosen by the seed: the leader is hit, and another store, too.
 
-use std::time::Duration;
-
-use tokio::time::sleep;
-
 use crate::run::Run;
 use crate::stores::{LinkKind, Setup, Stores};
-
-/// How long both faults last together.
-const TOGETHER_MS_MAX: u64 = 3000;
 
 #[derive(Debug, Clone, Copy)]
 enum Fault {
@@ -28,11 +21,18 @@ const FAULTS: [Fault; 5] = [
     Fault::LosesPowerBriefly,
 ];
 
+impl Fault {
+    fn loses_power(self) -> bool {
+        matches!(self, Self::LosesPower | Self::LosesPowerBriefly)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaders_and_others_are_hit_at_once() {
     let setup = Setup {
         links: Some(LinkKind::Any),
         shim: true,
+        loses_majority: true,
         ..Setup::default()
     };
     let name = "leaders_and_others_are_hit_at_once";
@@ -48,10 +48,15 @@ async fn leaders_and_others_are_hit_at_once() {
         let of_leader = FAULTS[run.random.usize(0..FAULTS.len() - 1)];
         let of_other = FAULTS[run.random.usize(0..FAULTS.len())];
         println!("{leader:?} {of_leader:?}; {other} {of_other:?}");
+        let both = [(leader.store, of_leader), (other, of_other)];
+        let losing = both.iter().filter(|(_, fault)| fault.loses_power());
+        let losing: Vec<_> = losing.map(|&(store, _)| store).collect();
+        // So that each has something to lose.
+        run.stores.hold_syncs(&losing).await;
         begin(&mut run, leader.store, of_leader);
         run.note_hit(leader);
         begin(&mut run, other, of_other);
-        sleep(Duration::from_millis(run.random.u64(0..TOGETHER_MS_MAX))).await;
+        run.faults_last().await;
         // The others are a majority, and the network is whole but for the leader.
         end(&mut run, other, of_other);
         begin_again(&mut run, leader.store, of_leader);
@@ -70,6 +75,7 @@ fn begin(run: &mut Run, store: usize, fault: Fault) {
             run.stores.nodes[store].kill();
             let lost = run.stores.shims[store].cut_power();
             assert!(lost.synced_files > 0, "the shim saw no sync");
+            assert!(lost.log_bytes > 0, "there was nothing to lose");
             if matches!(fault, Fault::LosesPowerBriefly) {
                 run.stores.nodes[store].start();
             }

@@ -30,8 +30,27 @@ const LONG: Timing = Timing {
 
 #[tokio::test]
 async fn a_leader_that_is_cut_off_stops_to_permit_reads_before_another_one_leads() {
+    is_cut_off_and_stops_to_permit_reads(SHORT).await;
+}
+
+/// A leader uses four fifths of its lease. So this one is just fast enough.
+const SLOW_CLOCK_PERCENT: u64 = 81;
+
+#[tokio::test]
+async fn a_leader_whose_clock_is_slow_stops_to_permit_reads_before_another_one_leads() {
+    // Its intervals are that much longer by the clocks of the others.
+    let slow = |interval_ms| interval_ms * 100 / SLOW_CLOCK_PERCENT;
+    let of_leader = Timing {
+        heartbeat_ms: slow(SHORT.heartbeat_ms),
+        election_timeout_min_ms: slow(SHORT.election_timeout_min_ms),
+        election_timeout_max_ms: slow(SHORT.election_timeout_max_ms),
+    };
+    is_cut_off_and_stops_to_permit_reads(of_leader).await;
+}
+
+async fn is_cut_off_and_stops_to_permit_reads(of_leader: Timing) {
     let network = Network::<Group>::default();
-    let [leader, second, third] = Voter::three(SHORT, &network).await;
+    let [leader, second, third] = Voter::three_by([of_leader, SHORT, SHORT], &network).await;
     leader.lead().await;
     leader.group.permit_read().await.unwrap();
     assert!(!second.group.try_permit_read());
@@ -39,11 +58,15 @@ async fn a_leader_that_is_cut_off_stops_to_permit_reads_before_another_one_leads
 
     network.cut(1, 2);
     network.cut(1, 3);
-    // As soon as a follower would elect another one, or has.
-    let request = VoteRequest::new(Vote::new(1000, 3), Some(log_id(1000, 1000)));
+    // As soon as the followers would elect another one, or have. One of them may have heard of the leader a little later.
+    let would_vote = async |voter: &Voter, candidate| {
+        let request = VoteRequest::new(Vote::new(1000, candidate), Some(log_id(1000, 1000)));
+        let voted = voter.group.pre_vote(request).await.unwrap();
+        voted.vote_granted
+    };
     let would_elect = async || {
-        let voted = second.group.pre_vote(request.clone()).await.unwrap();
-        voted.vote_granted || second.leads() || third.leads()
+        let both_vote = would_vote(&second, 3).await && would_vote(&third, 2).await;
+        both_vote || second.leads() || third.leads()
     };
     while !would_elect().await {
         sleep(Duration::from_millis(5)).await;

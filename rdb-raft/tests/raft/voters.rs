@@ -52,8 +52,14 @@ impl Voter {
 
     /// All three, for the first time.
     pub(crate) async fn three(timing: Timing, network: &Network<Group>) -> [Self; 3] {
-        let start = async |peer_id| {
+        Self::three_by([timing; 3], network).await
+    }
+
+    /// The same, each with intervals of its own.
+    pub(crate) async fn three_by(timings: [Timing; 3], network: &Network<Group>) -> [Self; 3] {
+        let start = async |peer_id: u64| {
             let payloads = Payloads::bootstrapped([1, 2, 3]);
+            let timing = timings[peer_id as usize - 1];
             Self::start(peer_id, timing, network, MemoryDevice::default(), payloads).await
         };
         [start(1).await, start(2).await, start(3).await]

@@ -120,7 +120,8 @@ fn the_same_seed_gives_the_same_trace() {
     assert_eq!(first.lines().count(), second.lines().count());
 }
 
-/// Those of `rdb_raft::mutant` that a world can notice. What is wrong with a position in a batch is seen with `rdb-server` only.
+/// Those of `rdb_raft::mutant` that a world can notice. What is wrong with a position in a batch is seen with `rdb-server` only, and all
+/// stores of a world have the same clock.
 const MUTANTS: [&str; 5] = [
     "acknowledge-before-sync",
     "read-without-lease",

@@ -9,6 +9,7 @@ mod versioned;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::{self, Debug, Display, Write as _};
 use std::num::ParseIntError;
+use std::time::Duration;
 
 pub(crate) use raw::{Raw, RawCall};
 pub(crate) use record::Record;
@@ -107,6 +108,17 @@ impl History {
         findings
     }
 
+    /// How long no read, and how long no write, was answered.
+    pub(crate) fn longest_waits(&self) -> (Duration, Duration) {
+        let raw = self.raw.iter().filter(|call| call.did.is_known());
+        let raw = raw.map(|call| (matches!(call.did, RawCall::Get { .. }), call.ended));
+        let versioned = self.versioned.iter().filter(|call| call.did.is_known());
+        let versioned =
+            versioned.map(|call| (matches!(call.did, VersionedCall::Get { .. }), call.ended));
+        let (reads, writes) = raw.chain(versioned).partition(|&(is_read, _)| is_read);
+        (longest_wait(reads), longest_wait(writes))
+    }
+
     /// Reads what [`Display`] writes.
     pub(crate) fn parse(text: &str) -> Result<Self, ParseError> {
         let mut history = Self::default();
@@ -139,6 +151,14 @@ impl Display for History {
         }
         Ok(())
     }
+}
+
+/// The longest time from one answer to the next.
+fn longest_wait(answers: Vec<(bool, u64)>) -> Duration {
+    let mut ended: Vec<_> = answers.into_iter().map(|(_, ended)| ended).collect();
+    ended.sort_unstable();
+    let waits = ended.windows(2).map(|pair| pair[1] - pair[0]);
+    Duration::from_nanos(waits.max().unwrap_or(0))
 }
 
 fn by_key<C: Clone>(calls: &[Call<C>]) -> BTreeMap<&str, Vec<Call<C>>> {

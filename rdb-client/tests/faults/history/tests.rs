@@ -181,6 +181,20 @@ fn swaps_of_unknown_fate_take_effect_only_at_the_version_that_they_expect() {
 }
 
 #[test]
+fn the_longest_wait_is_that_between_two_answers() {
+    let history = history(&[
+        "get none @0..10",
+        "put 1 done @0..15",
+        "put 2 unknown @15..40",
+        "read none @2..30",
+        "swap 0 7 conflict 1 - @15..60",
+    ]);
+    let waits = history.longest_waits();
+    let wanted = (Duration::from_nanos(20), Duration::from_nanos(45));
+    assert_eq!(waits, wanted);
+}
+
+#[test]
 fn a_problem_of_other_keys_is_found_again_in_a_written_history() {
     let mut noted = history(&["put 7 done"]);
     assert_eq!(noted.check().verdict(), None);

@@ -2,7 +2,7 @@
 //!
 //! Eight clients read and write registers of both keyspaces, and record each call for the check for linearizability. Two of
 //! them only read: a client that writes leaves a leader that commits nothing, and a reader stays as long as it is answered.
-//! Beside them some count and some move money.
+//! Beside them some count and some move money. Every third client makes unary calls.
 
 mod bank;
 mod counter;
@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use futures::future::join_all;
-use rdb_client::{Client, Config, Error};
+use rdb_client::{Client, Error};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::harness::{found, guarded};
+use crate::harness::{CallPath, found, guarded};
 use crate::history::{History, Record};
 use bank::Transfers;
 use counter::Counted;
@@ -32,7 +32,7 @@ const BANK_CLIENTS: usize = 2;
 const CLIENTS: usize = REGISTER_CLIENTS + COUNTING_CLIENTS + BANK_CLIENTS;
 
 /// The deadline of a call: outlives an election, and keeps no client for long.
-const CALL_TIMEOUT: Duration = Duration::from_secs(6);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Longest pause of a client between two calls.
 const PAUSE_MS_MAX: u64 = 8;
@@ -62,7 +62,7 @@ impl Load {
     /// Clients that find the stores through this placement driver, and choose what they do by `seed`. What they see goes into the
     /// record.
     pub(crate) async fn begin(pd_address: &str, seed: u64, record: Arc<Record>) -> Self {
-        let client = connect(pd_address).await;
+        let client = connect(pd_address, CallPath::Batched).await;
         counter::open(&client).await;
         bank::open(&client).await;
         let mut load = Self {
@@ -90,9 +90,15 @@ impl Load {
     }
 
     async fn worker(&self, number: usize, seed: u64) -> Worker {
+        // A client that only reads, two that write registers, and one of the bank.
+        let path = if number % 3 == 1 {
+            CallPath::Unary
+        } else {
+            CallPath::Batched
+        };
         Worker {
             number,
-            client: connect(&self.pd_address).await,
+            client: connect(&self.pd_address, path).await,
             random: Rng::with_seed(seed.wrapping_add(number as u64)),
             began: self.began,
             record: Arc::clone(&self.record),
@@ -136,7 +142,7 @@ impl Load {
             )
         };
         let (registers, counters, bank) = guarded("the clients end", ends).await;
-        let client = connect(&self.pd_address).await;
+        let client = connect(&self.pd_address, CallPath::Batched).await;
         let found = registers::read_all(&client, self.began).await;
         let of_counter = counter::problems(&client, &counters).await;
         let of_bank = bank::problems(&client, &bank).await;
@@ -155,8 +161,8 @@ async fn join<T>(clients: Vec<JoinHandle<T>>) -> Vec<T> {
         .collect()
 }
 
-async fn connect(pd_address: &str) -> Client {
-    let config = Config::default().with_timeout(CALL_TIMEOUT);
+async fn connect(pd_address: &str, path: CallPath) -> Client {
+    let config = path.config().with_timeout(CALL_TIMEOUT);
     let connected = Client::connect_with([pd_address], config).await;
     connected.expect("the placement driver serves")
 }
