@@ -3,7 +3,7 @@
 //! - *A power cut* takes back what was not synced. The shim notes how far each file of the store was synced, and after the
 //!   store was killed [`Shim::cut_power`] cuts its files there. Directories are taken to be synced always.
 //! - *Syncs fail* while [`Shim::fail_syncs`] says so.
-//! - *Syncs wait* from [`Shim::hold_syncs`] until the power is cut, so that there is something to lose.
+//! - *Syncs wait* from [`Shim::hold_syncs`] until they are released or the power is cut, so that there is something to lose.
 //! - *The clock* that timeouts and leases are measured with runs at a rate of its own.
 //! - *A kill* comes before a step of which the number is given: a sync, or what adds a file to the directory or takes one away. So each
 //!   step of what a store does at its start can be its last.
