@@ -22,7 +22,7 @@ use rdb_proto::transport::limits::{
     CONCURRENT_STREAMS_MAX, CONCURRENT_STREAMS_MIN, CONNECTION_WINDOW_BYTES, HEADER_LIST_BYTES_MAX,
     KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
 };
-use rdb_proto::transport::{PORT_SPEAKS_TLS, Secured, wants_tls};
+use rdb_proto::transport::{PORT_SPEAKS_TLS, Secured, tcp, wants_tls};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::PollSemaphore;
@@ -232,8 +232,7 @@ impl Channel {
         security: &Security,
     ) -> Result<Self, Box<dyn StdError + Send + Sync>> {
         let authority = address.parse()?;
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+        let stream = tcp(address).await?;
         let stream = security.secure(address, stream).await?;
         let handshake = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())

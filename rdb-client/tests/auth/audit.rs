@@ -24,7 +24,7 @@ pub(crate) fn lines(log: &Path, secrets: &[&str]) -> Vec<Map<String, Value>> {
 /// The calls that [`marks`] counts.
 pub(crate) const MARK: &str = "/unknown.Service/Mark";
 
-/// How many of these lines are about a call of a method that there is not, by somebody without a token.
+/// How many of these lines are about a call of an unknown method without a token.
 pub(crate) fn marks(lines: &[Map<String, Value>]) -> u64 {
     let is_mark = |line: &&Map<String, Value>| {
         let member = |name| line.get(name).and_then(Value::as_str);

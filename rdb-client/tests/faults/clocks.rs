@@ -31,7 +31,7 @@ async fn a_leader_whose_clock_is_slow_is_cut_off() {
     let client = client(&run).await;
     while run.leaders_hit() < 2 * Run::rounds() {
         run.dwell().await;
-        // Who campaigns draws another timeout. Else those that were drawn before stay, and the shorter one is gone.
+        // Who campaigns draws another timeout. Without that, the others would keep theirs, and the shorter one would decide each time.
         for other in Stores::others(SLOW) {
             leads(&run, &client, other).await;
         }

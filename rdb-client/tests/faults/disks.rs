@@ -138,7 +138,7 @@ async fn all_stores_lose_power_at_once() {
         run.dwell().await;
         let is_within_sync = cut % 2 == 0;
         if is_within_sync {
-            run.stores.hold_syncs(&[0, 1, 2]).await;
+            run.stores.hold_syncs(&[0, 1, 2], &run.load).await;
         }
         for store in &mut run.stores.nodes {
             store.kill();

@@ -128,7 +128,6 @@ impl Shim {
         self.log_end()
     }
 
-    #[allow(dead_code, reason = "only the tests of the server use it")]
     pub(crate) fn release_syncs(&self) {
         switch(&self.hold_sync, false);
     }

@@ -8,11 +8,13 @@ use std::time::Duration;
 use rdb_proto::metapb::RegionRoute;
 use rdb_proto::pdpb::GetRegionRequest;
 use rdb_proto::pdpb::pd_client::PdClient;
+use tokio::time::timeout;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::harness::{Node, connect, found};
 use crate::janitor::Janitor;
 use crate::links::Links;
+use crate::load::Load;
 use crate::network::Network;
 use crate::proxies::Proxies;
 use crate::shim::{Shim, ShimLibrary};
@@ -21,6 +23,10 @@ use crate::shim::{Shim, ShimLibrary};
 pub(crate) const STORES: usize = 3;
 
 const ELECTION_TIMEOUT_MAX_MS: u64 = 1800;
+
+/// How long syncs wait for a store that writes nothing, and how often.
+const HOLD: Duration = Duration::from_secs(1);
+const HOLDS_MAX: usize = 100;
 
 /// Makes the stores break a promise: the value of `RDB_MUTANT` in their environment, see `rdb_raft::mutant`.
 const MUTANT: &str = "RDB_FAULTS_MUTANT";
@@ -206,15 +212,26 @@ impl Stores {
     }
 
     /// Has the syncs of these stores wait until their power is cut, and waits until each has written what it cannot sync.
-    pub(crate) async fn hold_syncs(&self, stores: &[usize]) {
-        let shims = stores.iter().map(|&store| &self.shims[store]);
-        let held: Vec<_> = shims.map(|shim| (shim, shim.hold_syncs())).collect();
-        let are_unsynced = async || {
-            let mut held = held.iter();
-            let all = held.all(|(shim, held_at)| shim.has_unsynced_log(held_at));
-            all.then_some(())
-        };
-        found("the stores have something to lose", are_unsynced).await;
+    ///
+    /// A store never gets there if all that its leader has proposed was synced right before, since without syncs nothing more is
+    /// proposed. Then all go on, and it begins anew.
+    pub(crate) async fn hold_syncs(&self, stores: &[usize], load: &Load) {
+        let shims = || stores.iter().map(|&store| &self.shims[store]);
+        for _ in 0..HOLDS_MAX {
+            let held: Vec<_> = shims().map(|shim| (shim, shim.hold_syncs())).collect();
+            let are_unsynced = async || {
+                let mut held = held.iter();
+                let all = held.all(|(shim, held_at)| shim.has_unsynced_log(held_at));
+                all.then_some(())
+            };
+            let unsynced = found("the stores have something to lose", are_unsynced);
+            if timeout(HOLD, unsynced).await.is_ok() {
+                return;
+            }
+            shims().for_each(Shim::release_syncs);
+            load.goes_on().await;
+        }
+        panic!("after {HOLDS_MAX} tries some store has nothing to lose");
     }
 
     /// What a run says of its links. Without any, it needs none.

@@ -52,7 +52,7 @@ async fn leaders_and_others_are_hit_at_once() {
         let losing = both.iter().filter(|(_, fault)| fault.loses_power());
         let losing: Vec<_> = losing.map(|&(store, _)| store).collect();
         // So that each has something to lose.
-        run.stores.hold_syncs(&losing).await;
+        run.stores.hold_syncs(&losing, &run.load).await;
         begin(&mut run, leader.store, of_leader);
         run.note_hit(leader);
         begin(&mut run, other, of_other);

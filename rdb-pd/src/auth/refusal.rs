@@ -55,7 +55,7 @@ pub(crate) enum Refusal {
     LastAdmin { name: String },
     #[error(
         "user {name} has {TOKENS_MAX} tokens already: drop the older one first, once nobody uses it any more, or the newer one, if \
-         nobody has got it"
+         it is certain that nobody has got it"
     )]
     TokensFull { name: String },
     #[error("user {name} has no second token that could stay: add one first, or remove the user")]

@@ -1,15 +1,19 @@
 //! The client's end of a connection.
 
 use std::fmt;
-use std::io;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::sleep;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 use tonic::transport::Endpoint;
@@ -78,11 +82,39 @@ impl Connector {
     }
 }
 
-/// A connection to `host:port` that sends small messages at once.
-pub(super) async fn tcp(address: &str) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
+/// So long one address of a host is tried alone (RFC 8305, section 5).
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// A connection to `host:port` that sends small messages at once. If the host has several addresses, one that does not answer holds up
+/// the others only for [`HEAD_START`].
+///
+/// # Errors
+///
+/// When the host has no address, or the last attempt fails.
+pub async fn tcp(address: &str) -> io::Result<TcpStream> {
+    let stream = first_to_answer(lookup_host(address).await?).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+async fn first_to_answer(mut addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let mut attempts = FuturesUnordered::new();
+    let mut failure = io::Error::new(ErrorKind::NotFound, "the host has no address");
+    let mut are_tried = false;
+    loop {
+        match addresses.next() {
+            Some(address) => attempts.push(TcpStream::connect(address)),
+            None => are_tried = true,
+        }
+        tokio::select! {
+            connected = attempts.next() => match connected {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(error)) => failure = error,
+                None => return Err(failure),
+            },
+            () = sleep(HEAD_START), if !are_tried => {}
+        }
+    }
 }
 
 impl fmt::Debug for Connector {
@@ -102,5 +134,54 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         (self.0)(uri)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const HANG_GUARD: Duration = Duration::from_secs(60);
+
+    /// A port that answers no more, since its queue is full.
+    async fn silent() -> (TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        let local = "127.0.0.1:0".parse().expect("an address");
+        socket.bind(local).expect("a port");
+        let listener = socket.listen(0).expect("it listens");
+        let address = listener.local_addr().expect("bound");
+        let mut queued = Vec::new();
+        while let Ok(connected) = timeout(HEAD_START, TcpStream::connect(address)).await {
+            queued.push(connected.expect("it is not refused"));
+        }
+        (listener, queued)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_leaves_the_next_one_to_be_tried() {
+        let (full, _queued) = silent().await;
+        let serving = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let all = [&full, &serving].map(|listener| listener.local_addr().expect("bound"));
+        let connected = timeout(HANG_GUARD, first_to_answer(all.into_iter())).await;
+        let connected = connected.expect("it does not wait for the silent one");
+        assert!(connected.is_ok(), "{connected:?}");
+    }
+
+    #[tokio::test]
+    async fn if_no_address_can_be_connected_the_last_failure_is_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        drop(listener);
+        for (addresses, kind) in [
+            (vec![], ErrorKind::NotFound),
+            (vec![address; 2], ErrorKind::ConnectionRefused),
+        ] {
+            let failed = timeout(HANG_GUARD, first_to_answer(addresses.into_iter())).await;
+            let failed = failed.expect("it ends").map(drop);
+            assert_eq!(failed.map_err(|error| error.kind()), Err(kind));
+        }
     }
 }

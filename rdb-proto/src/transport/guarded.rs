@@ -78,7 +78,7 @@ impl Guarded {
     }
 }
 
-/// It is not for who calls, so it is no refusal in the audit log.
+/// Nobody may call it, so the caller lacks no right, and the audit log has no refusal.
 fn no_such_method() -> Fault {
     let fault = Fault::new(Code::Unimplemented, "this server has no such method");
     fault.with_fate(Fate::NotApplied)

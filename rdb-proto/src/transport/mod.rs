@@ -84,7 +84,7 @@ pub use access::Access;
 pub use address::{AddressError, check_address, check_advertised_address, parse_listen_address};
 pub use budget::{Busy, ByteBudget, BytesInFlight, Reservation};
 pub use call::Call;
-pub use connect::{ByteStream, Connector, endpoint};
+pub use connect::{ByteStream, Connector, endpoint, tcp};
 pub use figures::TransportFigures;
 pub use health::{HealthHandle, NOT_SERVING_CAUSE, WARNING, WarningAbout, health};
 pub use listener::Listener;

@@ -26,7 +26,7 @@ const ACKNOWLEDGEMENT: u8 = 1;
 const ANSWER_BYTES_MAX: usize = 4 << 10;
 
 /// How long the peer may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// A connection whose peer has answered the greeting.
 #[derive(Debug)]

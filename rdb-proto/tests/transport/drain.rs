@@ -112,7 +112,7 @@ async fn answers_that_nobody_reads_do_not_hold_it_up() {
     let stream = stream.unread().await.expect("it begins");
     tokio::time::pause();
     server.drain.cancel();
-    timeout(STALL_TIMEOUT, server.serving)
+    timeout(STALL_TIMEOUT / 2, server.serving)
         .await
         .expect("before their calls and connections are given up otherwise")
         .expect("in good order");

@@ -38,7 +38,7 @@ use crate::types::{Answer, Entry, LogId, StoredMembership};
 /// or a panic, is a failure of the store, and ends its part in the group: the entry is committed, other replicas have it, and this one
 /// can neither skip nor repeat it. The sole voter of a group goes on permitting reads after [`ApplyError::Refused`].
 pub trait StateMachine: Send + Sync + 'static {
-    /// Applies entries, all or none, and answers each in order. The state machine may answer anything to entries that nobody waits for.
+    /// Applies entries in order, and answers each. After a failure, a first part of them may be applied. The state machine may answer anything to entries that nobody waits for.
     ///
     /// # Errors
     ///

@@ -6,7 +6,7 @@
 //!
 //! The queue is bounded by the room that its submissions hold in the store's write queue.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -30,6 +30,10 @@ const IN_FLIGHT_MAX: usize = 2;
 /// also add to what every read of a memtable has to sort.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 const ENTRY_READ_BYTES_MAX: usize = 16 << 20;
+
+/// A record that several submissions of an entry read is read once. That is accounted for from this size on.
+const LARGE_READ_BYTES: usize = 64 << 10;
+
 const ENTRY_COMMANDS_MAX: usize = 4096;
 const ENTRY_RANGE_DELETES_MAX: usize = 64;
 
@@ -202,20 +206,40 @@ impl Queue {
     fn take(&mut self) -> Option<Vec<Waiting>> {
         let epoch = epoch_version(self.waiting.front()?);
         let (mut bytes, mut read_bytes, mut commands, mut range_deletes) = (0, 0, 0, 0);
-        let fits = |waiting: &&Waiting| {
+        let mut keys_read = HashSet::new();
+        let mut count = 0;
+        for waiting in &self.waiting {
             let admitted = &waiting.admitted;
             bytes += admitted.payload_bytes();
-            read_bytes += admitted.read_bytes();
+            read_bytes += bytes_to_read(admitted, &mut keys_read);
             commands += admitted.commands().len();
             range_deletes += admitted.range_delete_count();
-            epoch_version(waiting) == epoch
+            let fits = epoch_version(waiting) == epoch
                 && bytes <= ENTRY_BYTES_MAX
                 && read_bytes <= ENTRY_READ_BYTES_MAX
                 && commands <= ENTRY_COMMANDS_MAX
-                && range_deletes <= ENTRY_RANGE_DELETES_MAX
-        };
-        let count = self.waiting.iter().take_while(fits).count().max(1);
-        Some(self.waiting.drain(..count).collect())
+                && range_deletes <= ENTRY_RANGE_DELETES_MAX;
+            if !fits {
+                break;
+            }
+            count += 1;
+        }
+        Some(self.waiting.drain(..count.max(1)).collect())
+    }
+}
+
+/// How much a submission adds to what applying an entry reads. `keys_read` are the keys of large records that are read anyway.
+fn bytes_to_read<'a>(admitted: &'a Admitted, keys_read: &mut HashSet<&'a [u8]>) -> usize {
+    let bytes = admitted.read_bytes();
+    if bytes < LARGE_READ_BYTES {
+        return bytes;
+    }
+    let count_before = keys_read.len();
+    keys_read.extend(admitted.keys_read());
+    if keys_read.len() > count_before {
+        bytes
+    } else {
+        0
     }
 }
 
@@ -325,8 +349,9 @@ mod tests {
             expected_version: 1,
             value: "v".into(),
         };
-        let quarter = || (vec![swap("a")], 1);
-        assert_eq!(taken(&storage, vec![quarter(); 5]), [4, 1]);
+        let quarter = |key| (vec![swap(key)], 1);
+        assert_eq!(taken(&storage, keys.map(quarter).to_vec()), [4, 1]);
+        assert_eq!(taken(&storage, vec![quarter("a"); 5]), [5]);
         let all = (keys.map(swap).to_vec(), 1);
         let small = || (vec![put(1)], 1);
         assert_eq!(taken(&storage, vec![small(), all, small()]), [1, 1, 1]);

@@ -62,6 +62,12 @@ impl Admitted {
         self.read_bytes
     }
 
+    /// The keys of those records.
+    pub fn keys_read(&self) -> impl Iterator<Item = &[u8]> {
+        let expected = self.commands().iter().filter_map(Command::expected_version);
+        expected.map(|(key, _)| &key[..])
+    }
+
     /// Most bytes of values that its conflicts carry together.
     pub fn conflict_values_bytes_max(&self) -> usize {
         self.submission.conflict_values_bytes_max

@@ -41,7 +41,7 @@ async fn a_call_that_is_alone_has_a_message_and_calls_that_wait_share_as_few_as_
 
 /// How many calls share a message then is a matter of speed, so it is printed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_calls_are_each_sent_once_in_messages_of_at_most_512() {
+async fn concurrent_calls_are_each_sent_once() {
     let cluster = Cluster::start().await;
     let client = cluster.client().await;
     let callers = (0..CALLERS).map(|_| {

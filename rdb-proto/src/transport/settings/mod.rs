@@ -42,10 +42,15 @@ pub fn read<C: Parser, E: Display>(validate: impl FnOnce(&C) -> Result<(), E>) -
     // Before the file is read, since one that is a pipe can be read only once.
     allocator::set_up();
     let arguments: Vec<_> = env::args_os().collect();
-    let settings = Settings::parse(&arguments).unwrap_or_else(|error| error.exit());
-    if settings.matches.get_flag(MANUAL) {
-        process::exit(settings.print_manual());
+    // As with `--help`, no setting has to be right.
+    if arguments
+        .iter()
+        .skip(1)
+        .any(|argument| *argument == *format!("--{MANUAL}"))
+    {
+        process::exit(print_manual(with_own_flags(C::command())));
     }
+    let settings = Settings::parse(&arguments).unwrap_or_else(|error| error.exit());
     if settings.matches.get_flag(PRINT_CONFIG) {
         process::exit(settings.print(validate));
     }
@@ -102,17 +107,17 @@ impl<C: Parser> Settings<C> {
         }
         0
     }
+}
 
-    /// Prints the manual page and returns the exit code.
-    fn print_manual(self) -> i32 {
-        let name = self.command.get_name().to_owned();
-        let page = Man::new(self.command).section(MANUAL_SECTION);
-        match page.render(&mut io::stdout()) {
-            Ok(()) => 0,
-            Err(error) => {
-                eprintln!("{name}: cannot print the manual page: {error}");
-                Failure::Passing as i32
-            }
+/// Prints the manual page and returns the exit code.
+fn print_manual(command: Command) -> i32 {
+    let name = command.get_name().to_owned();
+    let page = Man::new(command).section(MANUAL_SECTION);
+    match page.render(&mut io::stdout()) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("{name}: cannot print the manual page: {error}");
+            Failure::Passing as i32
         }
     }
 }

@@ -163,8 +163,12 @@ fn or_look(failure: Failure, made: Option<&NewToken>) -> Failure {
         Some(made) => {
             let (look, done) = match made {
                 NewToken::First(_) => ("run it again", "there is an admin already"),
-                NewToken::Only(_) => (LOOK, "it was done"),
-                NewToken::Second(_) => (LOOK, "there are two tokens, and there was one before"),
+                NewToken::Only(_) => (LOOK, "the user is there"),
+                NewToken::Replacing(_) => (
+                    "the tokens before it may be bad already, run it again",
+                    "that is refused since it was your own",
+                ),
+                NewToken::Second(_) => (LOOK, "there is one token more than before"),
             };
             let (user, if_lost) = (made.user(), made.if_lost());
             format!("{look}; if {done}, the token of user {user} is lost: {if_lost}")

@@ -35,13 +35,15 @@ pub(crate) struct NewFile {
     is_written: bool,
 }
 
-/// A token that is made for the user of this name. If nobody gets it, what to do is up to which others there are.
+/// A token that is made for the user of this name. If nobody gets it, what to do depends on which others there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NewToken {
     /// That of the first administrator. Nobody else can change users.
     First(String),
-    /// The user has no other one: it is new, or those that it had are bad now.
+    /// That of a new user.
     Only(String),
+    /// It takes the place of all that the user had, which are bad now.
+    Replacing(String),
     /// The user has an older one, which stays good.
     Second(String),
 }
@@ -68,7 +70,8 @@ struct Object<'a> {
 
 impl NewToken {
     pub(super) fn user(&self) -> &str {
-        let (Self::First(user) | Self::Only(user) | Self::Second(user)) = self;
+        let (Self::First(user) | Self::Only(user) | Self::Replacing(user) | Self::Second(user)) =
+            self;
         user
     }
 
@@ -79,11 +82,12 @@ impl NewToken {
                 "`rdbctl auth user token {user} --replace` makes another one where rdb-pd runs without --auth, at an address that only \
                  users of this machine can reach (docs/security.md)"
             ),
-            Self::Only(user) => {
+            Self::Only(user) | Self::Replacing(user) => {
                 format!("`rdbctl auth user token {user} --replace` makes another one")
             }
             Self::Second(user) => format!(
-                "`rdbctl auth user token {user} --drop-new` makes it bad, and the older one stays good; then --add makes another one"
+                "`rdbctl auth user token {user} --drop-new` makes it bad, and the older one stays good; then --add makes another one. If \
+                 it is the only one, --replace makes another one"
             ),
         }
     }

@@ -32,7 +32,8 @@ To replace a token without a failed call:
 
 Stores hear of a change within 10 seconds, and programs that are given a file look at it
 again every five. When the answer of --add is lost, nobody has the new token: --drop-new
-makes it bad, and the one in use stays good.
+makes it bad, and the one in use stays good. Once programs use the new one, --drop-new
+would lock them out.
 
 When a token was stolen, --replace makes all of the user's tokens bad and a new one at once;
 on stores they are bad within 10 seconds. Write your own new token to another file: `>`
@@ -144,7 +145,7 @@ impl TokenArguments {
         if change.drop_old || change.drop_new {
             None
         } else if change.replace {
-            Some(NewToken::Only(name.clone()))
+            Some(NewToken::Replacing(name.clone()))
         } else {
             Some(NewToken::Second(name.clone()))
         }

@@ -102,6 +102,8 @@ impl Authority {
     }
 }
 
+const NO_HOST: &str = "the certificate names no host";
+
 /// The names and IP addresses that the first certificate in a PEM is for, as [`Authority::server`] takes them.
 pub(super) fn hosts_of(pem: &str) -> Result<Vec<String>, String> {
     let first = CertificateDer::from_pem_slice(pem.as_bytes())
@@ -110,7 +112,7 @@ pub(super) fn hosts_of(pem: &str) -> Result<Vec<String>, String> {
     let certificate = Certificate::from_der(&first).map_err(unreadable)?;
     let names = certificate.tbs_certificate.get::<SubjectAltName>();
     let Some((_, SubjectAltName(names))) = names.map_err(unreadable)? else {
-        return Ok(Vec::new());
+        return Err(NO_HOST.to_owned());
     };
     let host = |name: &GeneralName| match name {
         GeneralName::DnsName(name) => Some(name.to_string()),
@@ -118,7 +120,11 @@ pub(super) fn hosts_of(pem: &str) -> Result<Vec<String>, String> {
         // Nobody connects by another kind.
         _ => None,
     };
-    Ok(names.iter().filter_map(host).collect())
+    let hosts: Vec<_> = names.iter().filter_map(host).collect();
+    if hosts.is_empty() {
+        return Err(NO_HOST.to_owned());
+    }
+    Ok(hosts)
 }
 
 fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
