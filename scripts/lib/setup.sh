@@ -70,7 +70,7 @@ require_native_tools() {
 
 # Tests have Prometheus scrape servers, its own tool judge the metrics, and systemd's the units. A browser shows the pages.
 require_test_tools() {
-  command -v promtool >/dev/null && command -v prometheus >/dev/null || install_with_apt prometheus
+  { command -v promtool && command -v prometheus; } >/dev/null || install_with_apt prometheus
   command -v systemd-analyze >/dev/null || install_with_apt systemd
   command -v chromedriver >/dev/null || install_with_apt chromium chromium-driver fonts-dejavu-core
 }
