@@ -99,7 +99,9 @@ fn unanswered(error: io::Error) -> io::Error {
 fn sent_away(goaway: &[u8]) -> io::Error {
     let wants_tls = goaway.get(4..8) == Some(&INADEQUATE_SECURITY.to_be_bytes()[..]);
     io::Error::other(if wants_tls {
-        format!("{PORT_SPEAKS_TLS}: give a store --tls-cert, --tls-key and --tls-ca, and rdbctl --ca")
+        format!(
+            "{PORT_SPEAKS_TLS}: give this store --tls-cert, --tls-key and --tls-ca, or rdbctl --ca"
+        )
     } else {
         "it has ended the connection".to_owned()
     })
