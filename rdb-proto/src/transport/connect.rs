@@ -86,7 +86,7 @@ impl Connector {
 const HEAD_START: Duration = Duration::from_millis(250);
 
 /// A connection to `host:port` that sends small messages at once. If the host has several addresses, one that does not answer holds up
-/// the others only for [`HEAD_START`].
+/// the others only for a moment.
 ///
 /// # Errors
 ///
