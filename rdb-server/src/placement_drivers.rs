@@ -40,18 +40,16 @@ struct PlacementDriver {
 }
 
 impl PlacementDrivers {
-    /// Connects to nobody yet. Connections are made with `connector`, else as [plain text](Connector::plain_text), and calls have the token,
-    /// if there is one.
+    /// Connects to nobody yet. Connections are made with `connector`, and calls have the token, if there is one.
     ///
     /// # Errors
     ///
     /// When an address cannot be one.
     pub(crate) fn new(
         addresses: &[String],
-        connector: Option<Connector>,
+        connector: Connector,
         token: Option<TokenFile>,
     ) -> Result<Self, ConfigError> {
-        let connector = connector.unwrap_or_else(Connector::plain_text);
         let placement_driver = |address: &String| {
             let endpoint =
                 endpoint(address, CONNECT_TIMEOUT).map_err(|problem| ConfigError::Address {
@@ -196,7 +194,8 @@ mod tests {
     #[tokio::test]
     async fn nobody_has_taken_a_store_in_until_one_has() {
         let addresses = ["a:1".to_owned(), "b:1".to_owned()];
-        let drivers = PlacementDrivers::new(&addresses, None, None).expect("addresses");
+        let drivers =
+            PlacementDrivers::new(&addresses, Connector::default(), None).expect("addresses");
         let mut taken_in_by = drivers.taken_in_by();
         assert_eq!(*taken_in_by.borrow_and_update(), None);
         drivers.clone().note_taken_in(1);

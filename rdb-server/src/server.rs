@@ -238,7 +238,7 @@ impl Opened {
         client_tls: Option<&ClientTls>,
     ) -> Result<Self, ServerError> {
         let dialing = Dialing {
-            connector: client_tls.map(ClientTls::connector),
+            connector: client_tls.map(ClientTls::connector).unwrap_or_default(),
             token: config.auth_token()?,
         };
         let (connector, token) = (dialing.connector.clone(), dialing.token.clone());

@@ -99,18 +99,20 @@ async fn play(mut stream: TcpStream, script: Vec<Reaction>) {
         let Some(stream_id) = next_request(&mut stream).await else {
             return;
         };
-        if !matches!(reaction, Reaction::Ignore | Reaction::Settle(_)) && !has_settled {
-            settle(&mut stream, CONCURRENT_STREAMS_MAX).await;
+        let streams_max = match reaction {
+            Reaction::Ignore => None,
+            Reaction::Settle(streams_max) => Some(streams_max),
+            _ => Some(CONCURRENT_STREAMS_MAX),
+        };
+        if let Some(streams_max) = streams_max
+            && !has_settled
+        {
+            settle(&mut stream, streams_max).await;
             has_settled = true;
         }
         match reaction {
-            Reaction::Answer => answer(&mut stream, stream_id).await,
+            Reaction::Answer | Reaction::Settle(_) => answer(&mut stream, stream_id).await,
             Reaction::Ignore => {}
-            Reaction::Settle(streams_max) => {
-                settle(&mut stream, streams_max).await;
-                has_settled = true;
-                answer(&mut stream, stream_id).await;
-            }
             Reaction::Reset(code) => {
                 write_frame(&mut stream, RST_STREAM, 0, stream_id, &code.to_be_bytes()).await;
             }

@@ -226,14 +226,23 @@ mod tests {
     use super::*;
     use crate::harness::skipped;
 
+    /// The library, and an empty data directory. `None`: the test is skipped.
+    fn compiled(directory: &Path) -> Option<(ShimLibrary, PathBuf)> {
+        let Some(library) = ShimLibrary::compile(directory) else {
+            skipped("there is no C compiler");
+            return None;
+        };
+        let data_dir = directory.join("data");
+        fs::create_dir(&data_dir).expect("the directory can be written");
+        Some((library, data_dir))
+    }
+
     #[test]
     fn a_power_cut_takes_back_what_was_not_synced_and_a_failing_or_waiting_sync_keeps_nothing() {
         let directory = tempfile::tempdir().expect("the temporary directory can be written");
-        let Some(library) = ShimLibrary::compile(directory.path()) else {
-            return skipped("there is no C compiler");
+        let Some((library, data_dir)) = compiled(directory.path()) else {
+            return;
         };
-        let data_dir = directory.path().join("data");
-        fs::create_dir(&data_dir).expect("the directory can be written");
         let shim = Shim::of(&data_dir);
         let dd = |name: &str, arguments: &[&str]| {
             let mut dd = Command::new("dd");
@@ -281,11 +290,9 @@ mod tests {
     #[test]
     fn a_file_that_is_replaced_leaves_nothing_durable_to_the_next_one_with_its_inode() {
         let directory = tempfile::tempdir().expect("the temporary directory can be written");
-        let Some(library) = ShimLibrary::compile(directory.path()) else {
-            return skipped("there is no C compiler");
+        let Some((library, data_dir)) = compiled(directory.path()) else {
+            return;
         };
-        let data_dir = directory.path().join("data");
-        fs::create_dir(&data_dir).expect("the directory can be written");
         let shim = Shim::of(&data_dir);
         let file = data_dir.join("file");
         let run = |program: &str, arguments: &[&str]| {

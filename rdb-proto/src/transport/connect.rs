@@ -85,6 +85,13 @@ impl Connector {
 /// So long one address of a host is tried alone (RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
+impl Default for Connector {
+    /// [Plain text](Self::plain_text).
+    fn default() -> Self {
+        Self::plain_text()
+    }
+}
+
 /// A connection to `host:port` that sends small messages at once. If the host has several addresses, one that does not answer holds up
 /// the others only for a moment.
 ///

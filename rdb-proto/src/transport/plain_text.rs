@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::wrong_port::{EMPTY_SETTINGS, GOAWAY, INADEQUATE_SECURITY, PORT_SPEAKS_TLS};
 
 /// What a caller sends first (RFC 9113, section 3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Frames of HTTP/2, and a flag (RFC 9113, sections 4.1 and 6.5).
 const FRAME_HEAD_BYTES: usize = 9;

@@ -14,13 +14,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Chain, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::connection::Connection;
+use super::plain_text::PREFACE;
 use super::secured::Secured;
 use super::wrong_port::{
     PORT_SPEAKS_PLAIN_TEXT, answer_and_close, is_handshake, is_http_1, to_http_1, to_tls,
 };
 
-/// Length of the HTTP/2 connection preface (RFC 9113, section 3.4), in bytes.
-const PREFACE_BYTES: usize = 24;
+const PREFACE_BYTES: usize = PREFACE.len();
 
 /// How long the peer has to close its side.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);

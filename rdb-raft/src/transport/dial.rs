@@ -34,8 +34,8 @@ pub(super) const NO_ADDRESS: &str = "its address is not known";
 /// How other stores are connected to, and what this store shows them.
 #[derive(Clone, Default)]
 pub struct Dialing {
-    /// `None`: as [plain text](Connector::plain_text).
-    pub connector: Option<Connector>,
+    /// What makes the connections.
+    pub connector: Connector,
     /// Shown with each stream, a new one [once it is tried](TokenFile::trying_first). Connections are made again once it has changed.
     /// `None`: the store is identified by its certificate, if it has one.
     pub token: Option<TokenFile>,
@@ -89,7 +89,6 @@ impl Dialer {
             .http2_keep_alive_interval(silence)
             .keep_alive_timeout(silence * 2);
         let connector = self.dialing.connector.clone();
-        let connector = connector.unwrap_or_else(Connector::plain_text);
         let channel = endpoint.connect_with_connector(connector).await;
         channel.map_err(|error| innermost(&error).to_string())
     }

@@ -124,7 +124,7 @@ pub(crate) async fn run(store_id: u64, world: Arc<World>) -> turmoil::Result {
     tokio::spawn(serving);
 
     let dialing = Dialing {
-        connector: Some(connector(store_id, &world)),
+        connector: connector(store_id, &world),
         token: None,
     };
     let transport = Transport::with_dialing(identity, TIMING, Arc::new(Names), starts, dialing);

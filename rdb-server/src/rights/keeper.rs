@@ -368,6 +368,8 @@ mod tests {
     use tokio::runtime::Builder;
     use tokio::task::{spawn_blocking, yield_now};
 
+    use rdb_proto::transport::Connector;
+
     use super::*;
 
     fn directory() -> TempDir {
@@ -386,7 +388,8 @@ mod tests {
     }
 
     fn keeper(directory: &TempDir, is_new: bool, stale_max: Duration) -> RightsKeeper {
-        let drivers = PlacementDrivers::new(&[], None, None).expect("there are none");
+        let drivers =
+            PlacementDrivers::new(&[], Connector::default(), None).expect("there are none");
         let mark = Mark::open(directory.path());
         let copy = RightsCopy::new(mark.may_be_there(), is_new, stale_max);
         RightsKeeper::new(drivers, Arc::new(copy), mark)

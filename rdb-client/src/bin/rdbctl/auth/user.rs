@@ -206,27 +206,26 @@ async fn change_token(
     session: &Session,
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
+    let made = arguments.new_token();
     let TokenArguments {
         name,
         change,
         token_out,
     } = arguments;
     let client = session.connect().await?;
-    if change.drop_old {
-        client.drop_old_token(&name).await?;
+    let Some(made) = made else {
+        if change.drop_old {
+            client.drop_old_token(&name).await?;
+        } else {
+            client.drop_new_token(&name).await?;
+        }
         return output.done();
-    }
-    if change.drop_new {
-        client.drop_new_token(&name).await?;
-        return output.done();
-    }
+    };
     let place = token_out.open()?;
-    let (token, made) = if change.replace {
-        let token = client.replace_tokens(&name).await?;
-        (token, NewToken::Only(name))
+    let token = if change.replace {
+        client.replace_tokens(&name).await?
     } else {
-        let token = client.add_token(&name).await?;
-        (token, NewToken::Second(name))
+        client.add_token(&name).await?
     };
     place.tell(&token, Told::of(&made), output)
 }

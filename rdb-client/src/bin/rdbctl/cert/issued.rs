@@ -102,8 +102,6 @@ impl Authority {
     }
 }
 
-const NO_HOST: &str = "the certificate names no host";
-
 /// The names and IP addresses that the first certificate in a PEM is for, as [`Authority::server`] takes them.
 pub(super) fn hosts_of(pem: &str) -> Result<Vec<String>, String> {
     let first = CertificateDer::from_pem_slice(pem.as_bytes())
@@ -111,9 +109,8 @@ pub(super) fn hosts_of(pem: &str) -> Result<Vec<String>, String> {
     let unreadable = |error: der::Error| format!("the certificate cannot be read: {error}");
     let certificate = Certificate::from_der(&first).map_err(unreadable)?;
     let names = certificate.tbs_certificate.get::<SubjectAltName>();
-    let Some((_, SubjectAltName(names))) = names.map_err(unreadable)? else {
-        return Err(NO_HOST.to_owned());
-    };
+    let names = names.map_err(unreadable)?;
+    let names = names.map_or_else(Vec::new, |(_, SubjectAltName(names))| names);
     let host = |name: &GeneralName| match name {
         GeneralName::DnsName(name) => Some(name.to_string()),
         GeneralName::IpAddress(address) => Some(ip_address(address.as_bytes())?.to_string()),
@@ -122,7 +119,7 @@ pub(super) fn hosts_of(pem: &str) -> Result<Vec<String>, String> {
     };
     let hosts: Vec<_> = names.iter().filter_map(host).collect();
     if hosts.is_empty() {
-        return Err(NO_HOST.to_owned());
+        return Err("the certificate names no host".to_owned());
     }
     Ok(hosts)
 }

@@ -7,7 +7,7 @@ use rdb_client::{Client, TokenSource};
 use rdb_proto::auth::{AUTHORIZATION, TokenFile};
 use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::pdpb::{GetTsoRequest, GetTsoResponse};
-use rdb_proto::transport::{Connector, endpoint, raise_open_files_limit};
+use rdb_proto::transport::{endpoint, raise_open_files_limit};
 use tonic::transport::Channel;
 use tonic::{IntoStreamingRequest, Streaming};
 
@@ -86,7 +86,7 @@ pub(crate) async fn open_timestamp_stream(
         .first()
         .ok_or_else(|| Failure::usage("--pd names no placement driver"))?;
     // Without `--ca`, a port that speaks TLS is not sent the token.
-    let connector = global.connector()?.unwrap_or_else(Connector::plain_text);
+    let connector = global.connector()?.unwrap_or_default();
     let channel = connect(address, global, Some(connector)).await?;
     let mut requests = requests.into_streaming_request();
     if let Some(authorization) = authorization(global)? {
