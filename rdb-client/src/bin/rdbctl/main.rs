@@ -85,6 +85,8 @@ fn report(failure: &Failure, format: Format, output: &mut Output<'_>) -> ExitCod
     } else {
         let _ = output.flush();
     }
-    let _ = writeln!(std::io::stderr(), "error: {failure}");
+    // In one piece: a terminal puts its echo between two.
+    let line = format!("error: {failure}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
     failure.exit_code()
 }

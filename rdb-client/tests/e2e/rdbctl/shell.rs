@@ -231,6 +231,9 @@ impl Drop for Terminal {
         // It may have ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("---- the terminal:\n{}", self.shown());
+        }
     }
 }
 

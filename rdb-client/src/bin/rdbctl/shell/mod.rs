@@ -157,11 +157,8 @@ impl<'a> Shell<'a> {
             },
         };
         if self.is_timing {
-            let _ = writeln!(
-                std::io::stderr(),
-                "time: {:.3} ms",
-                took.as_secs_f64() * 1e3
-            );
+            let line = format!("time: {:.3} ms\n", took.as_secs_f64() * 1e3);
+            let _ = std::io::stderr().write_all(line.as_bytes());
         }
         then
     }
