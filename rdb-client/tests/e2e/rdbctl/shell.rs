@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::transfer::{begin, interrupted};
@@ -207,12 +208,43 @@ impl Terminal {
         self.keys.flush().expect("it runs");
     }
 
+    /// Tells the shell `times` that the size of the terminal has changed, and waits each time until it has taken that.
+    async fn resize(&self, times: usize) {
+        let script = self.process.id();
+        let children = format!("/proc/{script}/task/{script}/children");
+        let children = fs::read_to_string(children).expect("it runs");
+        let shell: i32 = children.trim().parse().expect("it has one child");
+        let pid = Pid::from_raw(shell).expect("it is positive");
+        for _ in 0..times {
+            kill_process(pid, Signal::WINCH).expect("it runs");
+            found("a signal is taken", async || {
+                let status = fs::read_to_string(format!("/proc/{shell}/status"));
+                let status = status.expect("it runs");
+                let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+                let pending = u64::from_str_radix(pending?.trim(), 16).expect("it is a number");
+                let is_pending = pending >> (Signal::WINCH.as_raw() - 1) & 1 == 1;
+                (!is_pending).then_some(())
+            })
+            .await;
+        }
+    }
+
     fn shown(&self) -> String {
         String::from_utf8_lossy(&self.shown.lock().expect("no panic")).into_owned()
     }
 
     async fn shows(&self, text: &str) {
         found(text, async || self.shown().contains(text).then_some(())).await;
+    }
+
+    /// Waits until it has read a line for the `times`th time.
+    async fn has_read(&self, times: usize) {
+        const BRACKETED_PASTE_ENDS: &str = "\x1b[?2004l";
+        found(&format!("it has read line {times}"), async || {
+            let ended = self.shown().matches(BRACKETED_PASTE_ENDS).count();
+            (ended >= times).then_some(())
+        })
+        .await;
     }
 
     /// Waits until it reads a line for the `times`th time. What is typed before that, the terminal may throw away on Ctrl-C.
@@ -262,7 +294,10 @@ async fn in_a_terminal_ctrl_c_ends_the_command_and_not_the_shell_and_lines_are_r
         assert_eq!(value.as_deref(), Some(&b"v"[..]), "{key}");
     }
     cluster.store.pause();
+    // While it reads no line, nobody reads what handlers of its line editor write.
     terminal.press("raw get k --timeout 1h\r");
+    terminal.has_read(5).await;
+    terminal.resize(1_000).await;
     found("it is interrupted", async || {
         // Where it comes too early, it is a key that clears the line.
         terminal.press("\x03");
