@@ -50,7 +50,7 @@ impl Future for Call<'_> {
         let call = self.get_mut();
         let Some(seat) = &mut call.seat else {
             let seat = call.stream.join(call.count, cx.waker().clone())?;
-            let is_woken = call.stream.is_woken_by(&seat, call.deadline);
+            let is_woken = call.stream.share_timer(&seat, call.deadline);
             call.seat = Some(seat);
             return if is_woken {
                 Poll::Pending

@@ -7,8 +7,8 @@
 //! before. A request whose answer got lost is sent again. The timestamps of the lost answer are skipped; none are kept for
 //! later calls.
 //!
-//! An answer must name this client's cluster, and its timestamps must lie above all earlier ones. Otherwise all waiting
-//! calls end with an error.
+//! An answer must name this client's cluster, and its timestamps must lie above all that had been given when its request was
+//! sent, and overlap with none that were given since. Otherwise all waiting calls end with an error.
 //!
 //! - `call`: one caller, from taking its seat to its timestamps or its deadline.
 //! - `round_timer`: one timer for all callers of a round.
@@ -69,12 +69,12 @@ impl Client {
 
     async fn tso_unary(&self, count: u32, deadline: Deadline) -> Result<u64, Error> {
         let placement_driver = self.router().placement_driver();
-        let mark = self.watermark().mark();
+        let asked = self.watermark().ask();
         let request = GetTsoRequest { count: Some(count) };
         let question = |mut client: PdClient<Channel>| async move { client.get_tso(request).await };
         let first = |answer: GetTsoResponse| -> Result<u64, Error> {
             placement_driver.check_cluster(answer.cluster_id)?;
-            self.watermark().raise(mark, count, &answer)?;
+            asked.raise(count, &answer)?;
             Ok(answer.first)
         };
         placement_driver

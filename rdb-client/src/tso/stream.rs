@@ -91,8 +91,9 @@ impl TimestampStream {
         Ok(seat)
     }
 
-    /// Whether the caller in this seat will be woken no later than at its deadline. Starts the round's timer if there is none.
-    pub(super) fn is_woken_by(&self, seat: &Seat, deadline: Deadline) -> bool {
+    /// Leaves the deadline of the caller in this seat to the round's timer, which is started if there is none. `false`: the
+    /// timer does not wake this caller in time.
+    pub(super) fn share_timer(&self, seat: &Seat, deadline: Deadline) -> bool {
         let start = || RoundTimer::start(deadline.at(), self.callers(seat));
         let timer = seat.round.timer.get_or_init(start);
         timer.wakes_by(deadline.at()) && !seat.round.timer_fired.load(Ordering::Relaxed)
@@ -208,8 +209,7 @@ impl Traffic for SharedRounds {
         let mut state = self.lock();
         // Answers come in the order of their requests, so each lies above all before it.
         let asked = state.rounds.asked().ok_or_else(unasked)?;
-        self.watermark
-            .raise(self.watermark.mark(), asked, &answer)?;
+        self.watermark.ask().raise(asked, &answer)?;
         let callers = state.rounds.answer(answer.first);
         let sleeper = state.wake();
         drop(state);
