@@ -1,10 +1,12 @@
 //! The client and its placement drivers.
 
+use std::fs;
 use std::time::Duration;
 
 use rdb_client::{Client, Config, Error, Health, Role};
 use rdb_proto::error::Fault;
 use rdb_proto::errorpb::Fate;
+use tempfile::NamedTempFile;
 use tonic::{Code, Status};
 
 use crate::fates::cluster::{CLUSTER_ID, Cluster, PATIENT, PdNode, SHORT, connect, region};
@@ -33,7 +35,13 @@ async fn a_second_address_is_used_when_the_first_is_dead() {
 }
 
 #[tokio::test]
-async fn an_address_of_another_cluster_is_passed_over_and_never_believed() {
+async fn an_address_of_another_cluster_is_passed_over_with_a_warning_and_never_believed() {
+    // The client logs on this thread, as it runs here.
+    let log = NamedTempFile::new().unwrap();
+    let logging = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(log.reopen().unwrap());
+    let _logging = tracing::subscriber::set_default(logging.finish());
     let cluster = Cluster::start().await;
     let foreign = PdNode::start(CLUSTER_ID + 1).await;
     let third = PdNode::start(CLUSTER_ID).await;
@@ -57,6 +65,12 @@ async fn an_address_of_another_cluster_is_passed_over_and_never_believed() {
     }
     third.listen();
     assert!(client.tso().await.is_ok());
+    let log = fs::read_to_string(log.path()).unwrap();
+    let warning = format!(
+        "a placement driver is passed over address={}",
+        foreign.address
+    );
+    assert!(log.contains(&warning), "{log}");
 }
 
 #[tokio::test]
