@@ -130,6 +130,8 @@
 //! - below them: `stream` (keeping one open), `connection` (one per address), `counters`, `figures` (the feature `metrics`)
 
 #![forbid(unsafe_code)]
+// A new field or variant does not break an application.
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 mod auth_admin;
 mod client;
