@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test binary many times and lists each test that ever failed. Exit code 1 when one did. Only --whole runs doctests and the other
-# steps of test.sh.
+# Runs every test binary many times and lists each test that ever failed. Exit code 1 when one did. Prints what tests have measured. Only
+# --whole runs doctests and the other steps of test.sh.
 #
 #   scripts/flakes.sh [--rounds N] [--busy] [--limit SECONDS] [--whole | [--together N] [--only NAME | --without NAME]]
 #
@@ -88,6 +88,7 @@ note() {
   # test.sh collects for itself what it skips.
   [[ -z $whole ]] || grep '^skipped: ' "$log" >>"$logs/skipped" || true
   if ((code == 0)) && result=$(grep "^$passed" "$log"); then
+    grep -o 'measured: .*' "$log" || true
     rm "$log"
   else
     result="FAILED, see $log"

@@ -1,5 +1,7 @@
 //! How many calls share a message.
 
+use std::io::{Write, stderr};
+
 use futures::future::join_all;
 use tokio::task::unconstrained;
 
@@ -39,7 +41,7 @@ async fn a_call_that_is_alone_has_a_message_and_calls_that_wait_share_as_few_as_
     assert_eq!(messages, CALLS.div_ceil(MESSAGE_COMMANDS_MAX) as u64);
 }
 
-/// How many calls share a message then is a matter of speed, so it is printed.
+/// How many calls share a message then is a matter of speed, so it is printed. The harness captures what `println` prints.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_calls_are_each_sent_once() {
     let cluster = Cluster::start().await;
@@ -58,7 +60,9 @@ async fn concurrent_calls_are_each_sent_once() {
     let stats = client.stats();
     let (commands, messages) = (stats.commands, stats.command_messages);
     let mean = commands as f64 / messages as f64;
-    println!("{commands} commands in {messages} messages, {mean:.1} a message");
+    let line =
+        format!("measured: {commands} commands in {messages} messages, {mean:.1} a message\n");
+    stderr().write_all(line.as_bytes()).expect("it is open");
     assert_eq!(
         commands,
         (CALLERS * CALLS_OF_EACH) as u64,
