@@ -44,7 +44,7 @@ impl Client {
         Ok(findings.map(Finding::from).collect())
     }
 
-    /// All regions, in key order. They are read page by page, so many of them are not one snapshot.
+    /// All regions, in key order. They are read page by page, so those of several pages are not as of one moment.
     ///
     /// # Errors
     ///

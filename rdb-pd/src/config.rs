@@ -92,8 +92,8 @@ pub struct Config {
     )]
     pub store_down_after_s: u64,
 
-    /// Refuse whoever has no right to what it asks for: users have tokens or certificates, and roles over keys. Stores learn it from
-    /// here and refuse, too. `rdbctl auth enable` makes the first user.
+    /// Refuse callers that have no right to what they ask for: users have tokens or certificates, and roles over keys. Stores learn it
+    /// from here and refuse, too. `rdbctl auth enable` makes the first user.
     #[arg(long, env = "RDB_PD_AUTH")]
     pub auth: bool,
 

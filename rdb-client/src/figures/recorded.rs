@@ -248,12 +248,12 @@ impl Figures {
         }
     }
 
-    /// A message with so many commands is handed to the transport.
+    /// A message with this number of commands is handed to the transport.
     pub(crate) fn note_message(&self, commands: usize) {
         self.message_commands.record(commands as f64);
     }
 
-    /// A request for so many timestamps is.
+    /// A request for `count` timestamps is handed to the transport.
     pub(crate) fn note_timestamp_request(&self, count: u32) {
         self.tso_request_timestamps.record(count);
     }

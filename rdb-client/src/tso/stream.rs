@@ -282,7 +282,7 @@ impl Traffic for SharedRounds {
 }
 
 impl SharedRounds {
-    /// So many requests that ended with `error` are sent again.
+    /// Counts the requests that are sent again after `error`.
     fn count_resent(&self, requests: usize, error: &Error) {
         let figures = self.placement_driver.counters.figures();
         for _ in 0..requests {

@@ -49,7 +49,7 @@ macro_rules! serve_flags {
             #[arg(long, env = concat!($env, "_STATUS_ADDR"), value_name = "IP:PORT|none")]
             pub status_addr: Option<$crate::transport::status::StatusAddress>,
 
-            /// Write a line to the log for what takes so many milliseconds or longer, at most one a second; 0: for nothing. It says
+            /// Write a line to the log for what takes this many milliseconds or longer, at most one a second; 0: for nothing. It says
             /// where the time went, and names no key.
             #[arg(long, env = concat!($env, "_SLOW_LOG_MS"), value_name = "MS")]
             #[arg(default_value_t = $crate::slow_log::DEFAULT_THRESHOLD_MS)]

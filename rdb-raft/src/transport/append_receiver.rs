@@ -24,13 +24,13 @@ use crate::types::TypeConfig;
 struct AppendReceiver {
     incoming: Incoming,
     /// By group.
-    sessions: HashMap<u64, Session>,
+    sessions: HashMap<u64, AppendSession>,
     answers: mpsc::Receiver<Answer>,
     /// For those that answer sessions.
     answer: mpsc::Sender<Answer>,
 }
 
-struct Session {
+struct AppendSession {
     number: u64,
     /// Who sends, and who is sent to.
     peers: (u64, u64),
@@ -134,11 +134,11 @@ impl AppendReceiver {
         }
     }
 
-    fn begin(&self, group: Group, peers: (u64, u64), number: u64) -> Session {
+    fn begin(&self, group: Group, peers: (u64, u64), number: u64) -> AppendSession {
         let (appends, received) = mpsc::channel(SESSION_ITEMS_MAX);
         let answer = self.answer.clone();
         tokio::spawn(answer_session(group, number, received, answer));
-        Session {
+        AppendSession {
             number,
             peers,
             next_sequence: 0,

@@ -35,7 +35,7 @@ pub(crate) struct CheckArguments {
     key: Option<KeyArgument>,
     #[command(flatten)]
     range: RangeOptions,
-    /// By this user. Without it: by whoever asks
+    /// By this user. Without it: by the caller
     #[arg(long, value_name = "USER")]
     user: Option<String>,
     /// In this keyspace. Without it: in both

@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).expect("it is there"), written);
     }
 
-    /// `--replace` would lock out whoever uses the older one, e.g. all stores.
+    /// `--replace` would lock out everybody who uses the older token, e.g. all stores.
     #[test]
     fn a_second_token_that_is_lost_is_dropped_and_the_first_one_stays() {
         let told = |made: NewToken| lost(&made, &Failure::failed("the disk is full")).to_string();

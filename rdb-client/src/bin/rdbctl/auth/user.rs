@@ -83,7 +83,7 @@ pub(crate) struct AddArguments {
     /// What the user is called: 1 to 64 of a-z, 0-9, '.', '_' and '-', the first one a letter
     #[arg(value_name = "USER")]
     name: String,
-    /// The user is also whoever has a certificate with this subject, e.g. CN=ada,O=Example
+    /// A caller whose certificate has this subject is the user, too, e.g. CN=ada,O=Example
     #[arg(long, value_name = "SUBJECT")]
     subject: Option<String>,
     /// Make no token: the certificate alone says who it is
