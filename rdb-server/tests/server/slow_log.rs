@@ -1,7 +1,7 @@
 //! Commands and calls that take long for a known reason: what the log and the figures tell of them.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::channel::mpsc;
 use rdb_proto::kvrpc::batch_command::Request;
@@ -143,6 +143,43 @@ async fn writes_that_wait_for_a_lost_majority_are_told_of_as_given_up_while_they
     for store in &others {
         store.resume();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wait_for_a_majority_is_in_the_time_of_a_commit_and_not_in_that_of_a_sync() {
+    const HELD: Duration = Duration::from_millis(300);
+    let mut cluster = Cluster::prepare();
+    cluster.store = cluster.store.with_status();
+    cluster.pd.start_serving().await;
+    cluster.store.start_serving().await;
+    let status = cluster.store.status_address().await;
+    let others = lose_the_majority(&cluster).await;
+    let before = Metrics::of(&status).await;
+    let channel = connect(&cluster.store.address()).await.expect("it listens");
+    let write = tokio::spawn(async move { KvRawClient::new(channel).raw_put(put(1)).await });
+    let synced = found("it is proposed and on the disk of its store", async || {
+        let metrics = Metrics::of(&status).await;
+        let has_grown = |sample: &str| metrics.get(sample) > before.get(sample);
+        let is_there = has_grown("flaredb_proposal_commands_count")
+            && has_grown("flaredb_raft_log_sync_entries_count");
+        is_there.then_some(metrics)
+    })
+    .await;
+    let commits = "flaredb_commit_duration_seconds_count";
+    assert_eq!(synced.get(commits), before.get(commits), "nobody agrees");
+    let began = Instant::now();
+    tokio::time::sleep(HELD).await;
+    let held = began.elapsed();
+    for store in &others {
+        store.resume();
+    }
+    let written = write.await.expect("no panic").expect("they agree");
+    assert_eq!(written.into_inner().region_error, None);
+    let after = Metrics::of(&status).await;
+    assert_eq!(after.get(commits) - before.get(commits), 1.0);
+    let sum = "flaredb_commit_duration_seconds_sum";
+    let committing = after.get(sum) - before.get(sum);
+    assert!(committing >= held.as_secs_f64(), "{}", after.text);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
