@@ -112,8 +112,8 @@ fn closing_does_not_wait_for_compactions() {
     engine.database.flush().unwrap();
     hold_writes(engine, "1");
     let held = storage.submit(put()).unwrap();
-    let (closed, ended) = std::sync::mpsc::channel();
-    std::thread::spawn(move || closed.send(storage.close()));
+    let (closed, ended) = mpsc::channel();
+    thread::spawn(move || closed.send(storage.close()));
     let ended = ended.recv_timeout(Duration::from_secs(30));
     assert_eq!(ended, Ok(Ok(())));
     assert_eq!(held.wait(), Ok(vec![Outcome::Done]));
