@@ -79,7 +79,10 @@ build() {
   host=${host^^}
   # jemalloc takes the size of a page from the machine that compiles it. Some kernels of this architecture have larger ones.
   [[ $(uname -m) != aarch64 ]] || export JEMALLOC_SYS_WITH_LG_PAGE=16
-  env "CARGO_TARGET_${host//-/_}_LINKER=$linker" \
+  # The metrics name it.
+  local commit
+  commit=$(git describe --always --dirty --exclude='*' --abbrev=12)
+  env "CARGO_TARGET_${host//-/_}_LINKER=$linker" "FLAREDB_COMMIT=$commit" \
     cargo build --release --target-dir "$target" "${RELEASE[@]}"
   bin_dir=$target/release
   is_built=yes

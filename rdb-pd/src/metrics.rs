@@ -173,26 +173,8 @@ impl Source for PdSource {
 
     /// What stores do is what their heartbeats have told.
     fn readings(&self) -> Readings {
-        let load = self.cluster.load();
-        let tso = self.allocator.figures();
-        let waits = tso.waits_for_bound.get() + tso.waits_for_clock.get();
-        let to_bound_ms = self.allocator.position().to_bound_ms;
-        let level = |of: fn(ClusterLoad) -> f64| Reading::Level(load.map(of));
-        let seconds = |of: fn(ClusterLoad) -> Option<Duration>| {
-            let duration = load.and_then(of);
-            Reading::Level(duration.map(|duration| duration.as_secs_f64()))
-        };
-        let readings = [
-            level(|load| load.reads_per_s),
-            level(|load| load.writes_per_s),
-            seconds(|load| load.read_p99),
-            seconds(|load| load.write_p99),
-            level(|load| load.write_queue_bytes as f64),
-            Reading::Count(tso.timestamps.get()),
-            Reading::Count(waits),
-            Reading::Level(Some(to_bound_ms as f64 / 1e3)),
-        ];
-        SERIES.into_iter().zip(readings).collect()
+        let (tso, position) = (self.allocator.figures(), self.allocator.position());
+        chart_readings(self.cluster.load(), tso, position)
     }
 
     fn present(&self, view: View) -> Vec<(&'static str, Value)> {
@@ -213,6 +195,27 @@ impl Source for PdSource {
         self.transport.write(exposition)?;
         database::write_to(&self.storage.figures().data, None, exposition)
     }
+}
+
+/// The figures that have charts.
+fn chart_readings(load: Option<ClusterLoad>, tso: &TsoFigures, position: TsoPosition) -> Readings {
+    let waits = tso.waits_for_bound.get() + tso.waits_for_clock.get();
+    let level = |of: fn(ClusterLoad) -> f64| Reading::Level(load.map(of));
+    let seconds = |of: fn(ClusterLoad) -> Option<Duration>| {
+        let duration = load.and_then(of);
+        Reading::Level(duration.map(|duration| duration.as_secs_f64()))
+    };
+    let readings = [
+        level(|load| load.reads_per_s),
+        level(|load| load.writes_per_s),
+        seconds(|load| load.read_p99),
+        seconds(|load| load.write_p99),
+        level(|load| load.write_queue_bytes as f64),
+        Reading::Count(tso.timestamps.get()),
+        Reading::Count(waits),
+        Reading::Level(Some(position.to_bound_ms as f64 / 1e3)),
+    ];
+    SERIES.into_iter().zip(readings).collect()
 }
 
 impl PdSource {

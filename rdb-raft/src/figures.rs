@@ -1,5 +1,7 @@
 //! What the groups of a store count and measure.
 
+use std::sync::atomic::AtomicUsize;
+
 use rdb_proto::figures::{Counter, Histogram};
 
 /// Figures of all groups of a store, since its start.
@@ -11,7 +13,7 @@ pub struct NodeFigures {
     pub snapshots_received: Counter,
 }
 
-/// Figures of the writer of the logs, since its start. It notes each batch that was written, once.
+/// Figures of the writer of the logs, since its start. It notes each batch that was written, once, and its queue each change.
 #[derive(Debug)]
 pub struct LogFigures {
     /// How long each batch took to be written and synced.
@@ -20,6 +22,8 @@ pub struct LogFigures {
     pub commit_entries: Histogram,
     /// About how many bytes of changes were written.
     pub bytes: Counter,
+    /// About how many bytes of changes wait. Relaxed: a figure.
+    pub queued_bytes: AtomicUsize,
 }
 
 impl Default for LogFigures {
@@ -28,6 +32,7 @@ impl Default for LogFigures {
             commit_durations: Histogram::of_durations(),
             commit_entries: Histogram::of_sizes(),
             bytes: Counter::default(),
+            queued_bytes: AtomicUsize::new(0),
         }
     }
 }

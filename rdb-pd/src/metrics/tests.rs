@@ -44,6 +44,38 @@ fn each_figure_of_timestamps_is_shown_under_its_own_name() {
 }
 
 #[test]
+fn each_chart_shows_its_own_figure() {
+    let load = ClusterLoad {
+        reads_per_s: 1.0,
+        writes_per_s: 2.0,
+        read_p99: Some(Duration::from_secs(3)),
+        write_p99: Some(Duration::from_secs(4)),
+        write_queue_bytes: 5,
+    };
+    let tso = TsoFigures::default();
+    tso.timestamps.add(6);
+    tso.waits_for_bound.add(7);
+    tso.waits_for_clock.add(8);
+    tso.failures.add(9);
+    let position = TsoPosition {
+        to_bound_ms: 10_500,
+        ahead_of_clock_ms: 11,
+    };
+    let level = |value| Reading::Level(Some(value));
+    let expected = [
+        ("reads", level(1.0)),
+        ("writes", level(2.0)),
+        ("read_p99", level(3.0)),
+        ("write_p99", level(4.0)),
+        ("write_queue_bytes", level(5.0)),
+        ("timestamps", Reading::Count(6)),
+        ("tso_waits", Reading::Count(15)),
+        ("to_bound", level(10.5)),
+    ];
+    assert_eq!(chart_readings(Some(load), &tso, position), expected);
+}
+
+#[test]
 fn each_figure_of_the_cluster_is_shown_under_its_own_name() {
     let figures = Figures::told_by(SlowLog::of_threshold_ms(1), Spans::default());
     figures.slow.tell(Instant::now(), 8, |_| {});

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::file::{LogFile, Written};
 use super::key_hash::KeyHasher;
-use super::queue::{Noted, Queue};
+use super::queue::{Noted, QUEUE_EVENTS_MAX, Queue};
 use super::writer::Writer;
 use super::{AuditError, AuditEvent, AuditKey, AuditRank, AuditWriter};
 use crate::figures::Counter;
@@ -240,6 +240,16 @@ impl AuditLog {
             "flaredb_audit_errors_total",
             "Times that the file of the audit log could not be opened, written, synced or rotated.",
             count(|shared| &shared.errors),
+        )?;
+        exposition.gauge(
+            "flaredb_audit_queue_events",
+            "Events that wait to be written to the audit log.",
+            log.map_or(0, |log| log.0.queue.waiting()) as f64,
+        )?;
+        exposition.gauge(
+            "flaredb_audit_queue_limit_events",
+            "Waiting events from which on one is dropped. Refusals find no room from half of them on.",
+            QUEUE_EVENTS_MAX as f64,
         )
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -40,6 +41,8 @@ pub(super) struct Noted {
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
+    /// How many events wait, noted while the lock is held, for readers that must not take it. Relaxed: only a figure.
+    noted: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +78,7 @@ impl Queue {
             return false;
         }
         state.events.push_back(noted);
+        self.noted.store(state.events.len(), Relaxed);
         let is_waited_for = mem::take(&mut state.is_waited_for);
         drop(state);
         if is_waited_for {
@@ -103,6 +107,7 @@ impl Queue {
             state.is_waited_for = false;
         }
         mem::swap(&mut state.events, taken);
+        self.noted.store(0, Relaxed);
         if !taken.is_empty() {
             Taken::Events
         } else if state.is_ending {
@@ -132,7 +137,13 @@ impl Queue {
     pub(super) fn abandon(&self) -> usize {
         let mut state = self.state();
         state.has_ended = true;
+        self.noted.store(0, Relaxed);
         mem::take(&mut state.events).len()
+    }
+
+    /// How many events waited a moment ago. It never waits, and delays nobody.
+    pub(super) fn waiting(&self) -> usize {
+        self.noted.load(Relaxed)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -142,6 +153,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, mpsc};
     use std::thread;
 
     use super::super::AuditCaller;
@@ -187,10 +199,12 @@ mod tests {
             assert!(queue.offer(noted()));
         }
         assert!(!queue.offer(noted()));
+        assert_eq!(queue.waiting(), QUEUE_EVENTS_MAX);
         assert_eq!(queue.take(&mut taken, None), Taken::Events);
-        assert_eq!(taken.len(), QUEUE_EVENTS_MAX);
+        assert_eq!((taken.len(), queue.waiting()), (QUEUE_EVENTS_MAX, 0));
         assert!(queue.offer(noted()));
-        assert_eq!(queue.abandon(), 1);
+        assert_eq!(queue.waiting(), 1);
+        assert_eq!((queue.abandon(), queue.waiting()), (1, 0));
         assert!(!queue.offer(noted()), "nobody takes it");
     }
 
@@ -213,6 +227,20 @@ mod tests {
             assert_eq!(taker.join().expect("no panic"), 1000, "none is lost");
         });
         assert!(queue.pause(Duration::MAX), "it is the end");
+    }
+
+    #[test]
+    fn a_scrape_reads_how_many_wait_without_the_lock() {
+        let queue = Arc::<Queue>::default();
+        assert!(queue.offer(noted()));
+        let _held = queue.state();
+        let (show, shown) = mpsc::channel();
+        thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || show.send(queue.waiting())
+        });
+        // Far above what a busy machine needs.
+        assert_eq!(shown.recv_timeout(Duration::from_secs(300)), Ok(1));
     }
 
     #[test]

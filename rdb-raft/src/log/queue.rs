@@ -5,11 +5,13 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::health::stopped;
 use super::job::Job;
+use crate::figures::LogFigures;
 
 /// Most that is taken at once, but at least one job.
 const TAKE_BYTES_MAX: usize = 8 << 20;
@@ -28,6 +30,8 @@ pub(super) enum Taken {
 pub(super) struct Queue {
     state: Mutex<State>,
     arrived: Condvar,
+    /// What it has is noted here while the lock is held.
+    figures: Arc<LogFigures>,
 }
 
 #[derive(Default)]
@@ -40,17 +44,27 @@ struct State {
 }
 
 impl Queue {
+    /// A queue whose size is noted in `figures`.
+    pub(super) fn new(figures: Arc<LogFigures>) -> Self {
+        Self {
+            figures,
+            ..Self::default()
+        }
+    }
+
     /// Adds a job.
     ///
     /// # Errors
     ///
     /// When the queue is closed. The job is dropped.
     pub(super) fn push(&self, job: Job) -> io::Result<()> {
+        let bytes = job.bytes();
         let mut state = self.state();
         if let Some(cause) = &state.closed {
             return Err(stopped(cause));
         }
         state.jobs.push_back(job);
+        self.figures.queued_bytes.fetch_add(bytes, Relaxed);
         if state.waiting {
             self.arrived.notify_one();
         }
@@ -77,6 +91,7 @@ impl Queue {
             bytes += job.bytes();
             jobs.push(job);
         }
+        self.figures.queued_bytes.fetch_sub(bytes, Relaxed);
         if !jobs.is_empty() {
             Taken::Jobs(jobs)
         } else if state.closed.is_some() {
@@ -96,7 +111,10 @@ impl Queue {
     /// Takes no more jobs in, and fails those that are queued.
     pub(super) fn fail(&self, cause: &str) {
         self.close(cause);
-        let jobs = std::mem::take(&mut self.state().jobs);
+        let mut state = self.state();
+        let jobs = std::mem::take(&mut state.jobs);
+        self.figures.queued_bytes.store(0, Relaxed);
+        drop(state);
         for job in jobs {
             job.complete(Err(cause));
         }
@@ -109,7 +127,8 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::mpsc;
+    use std::thread;
 
     use openraft::storage::IOFlushed;
 
@@ -148,6 +167,42 @@ mod tests {
             queue.push(append(payload_bytes)).unwrap();
         }
         assert_eq!([take(&queue), take(&queue), take(&queue)], [1, 2, 1]);
+    }
+
+    #[test]
+    fn what_waits_is_noted_until_it_is_taken_or_has_failed() {
+        let figures = Arc::<LogFigures>::default();
+        let queued = || figures.queued_bytes.load(Relaxed);
+        let queue = Queue::new(Arc::clone(&figures));
+        queue.push(append(TAKE_BYTES_MAX)).unwrap();
+        let first = queued();
+        assert!(first >= TAKE_BYTES_MAX);
+        queue.push(append(1)).unwrap();
+        let second = queued() - first;
+        assert!((1..1000).contains(&second), "{second}");
+        take(&queue);
+        assert_eq!(queued(), second);
+        queue.fail("the test says so");
+        assert_eq!(queued(), 0);
+        queue.push(append(1)).unwrap_err();
+        assert_eq!(queued(), 0);
+    }
+
+    #[test]
+    fn a_scrape_reads_the_figures_without_the_lock_of_the_queue() {
+        let figures = Arc::<LogFigures>::default();
+        let queue = Queue::new(Arc::clone(&figures));
+        let _held = queue.state();
+        let (show, shown) = mpsc::channel();
+        thread::spawn(move || {
+            let queued = figures.queued_bytes.load(Relaxed);
+            let histograms = [&figures.commit_durations, &figures.commit_entries];
+            let counts = histograms.map(|histogram| histogram.snapshot().count());
+            show.send((queued, counts, figures.bytes.get()))
+        });
+        // Far above what a busy machine needs.
+        let shown = shown.recv_timeout(Duration::from_secs(300));
+        assert_eq!(shown, Ok((0, [0, 0], 0)));
     }
 
     #[test]

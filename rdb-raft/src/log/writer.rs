@@ -45,11 +45,12 @@ impl LogWriter {
     ///
     /// When the system has no thread left.
     pub fn start(device: Arc<dyn LogDevice>) -> io::Result<Self> {
+        let figures = Arc::<LogFigures>::default();
         let shared = Arc::new(Shared {
-            queue: Arc::default(),
+            queue: Arc::new(Queue::new(Arc::clone(&figures))),
             device,
             health: watch::Sender::new(LogHealth::Healthy),
-            figures: Arc::default(),
+            figures,
         });
         let worker = Worker {
             shared: Arc::clone(&shared),

@@ -1,4 +1,5 @@
-//! Writes behind the services: how long they wait to be proposed, what becomes of the entries, and how long applying takes.
+//! Writes behind the services: how long they wait to be proposed and to be committed, what becomes of the entries, and how long applying
+//! takes.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,6 +19,7 @@ pub(crate) struct Proposals {
     applied: Counter,
     refused: Counter,
     undetermined: Counter,
+    committing: Histogram,
     applying: Histogram,
 }
 
@@ -29,6 +31,7 @@ impl Default for Proposals {
             applied: Counter::default(),
             refused: Counter::default(),
             undetermined: Counter::default(),
+            committing: Histogram::of_durations(),
             applying: Histogram::of_durations(),
         }
     }
@@ -52,6 +55,11 @@ impl Proposals {
             Err(_) => &self.refused,
         };
         counter.increment();
+    }
+
+    /// The apply of an entry began that long after it was proposed.
+    pub(crate) fn note_committed(&self, took: Duration) {
+        self.committing.note(took);
     }
 
     /// Some entries of a log were applied together.
@@ -83,6 +91,11 @@ impl Proposals {
                 (&[("outcome", "refused")], self.refused.get()),
                 (&[("outcome", "undetermined")], self.undetermined.get()),
             ],
+        )?;
+        exposition.histogram(
+            "flaredb_commit_duration_seconds",
+            "How long each log entry that this store proposed took until a majority had it on disk, and its apply began.",
+            &self.committing.snapshot(),
         )?;
         exposition.histogram(
             "flaredb_apply_duration_seconds",

@@ -1,6 +1,7 @@
 //! The names of what the groups of a store and the writer of their logs count.
 
 use std::fmt;
+use std::sync::atomic::Ordering::Relaxed;
 
 use rdb_proto::transport::status::{Exposition, Labels};
 use rdb_raft::{LogFigures, NodeFigures};
@@ -44,6 +45,11 @@ pub(super) fn write_to(
             (SENT, snapshots_sent),
             (RECEIVED, node.snapshots_received.get()),
         ],
+    )?;
+    exposition.gauge(
+        "flaredb_raft_log_queue_bytes",
+        "About how many bytes of changes wait for the thread that writes the Raft log.",
+        log.queued_bytes.load(Relaxed) as f64,
     )?;
     exposition.histogram(
         "flaredb_raft_log_sync_duration_seconds",

@@ -222,6 +222,50 @@ mod tests {
         String::from_utf8(bytes).expect("text")
     }
 
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn arrival() -> Arrival {
+        Arrival {
+            at: Instant::now(),
+            admission: ms(1000),
+            peer: None,
+        }
+    }
+
+    #[test]
+    fn a_read_of_a_stream_waits_for_its_turn_and_for_room_and_the_rest_is_the_read() {
+        let arrival = arrival();
+        let (begun, now) = (arrival.at + ms(30), arrival.at + ms(100));
+        let parts = Parts::of_queued_read(&arrival, Some(begun), ms(50), now);
+        let expected = Parts {
+            queue: Some(ms(30)),
+            read: Some(ms(20)),
+            answer: Some(ms(50)),
+            ..Parts::default()
+        };
+        assert_eq!(parts, expected);
+        let never_begun = Parts::of_queued_read(&arrival, None, Duration::ZERO, now);
+        let expected = Parts {
+            queue: Some(ms(100)),
+            ..Parts::default()
+        };
+        assert_eq!(never_begun, expected);
+    }
+
+    #[test]
+    fn a_read_that_is_a_call_waits_for_room_and_the_rest_is_the_read() {
+        let arrival = arrival();
+        let parts = Parts::of_unary_read(&arrival, ms(60), arrival.at + ms(100));
+        let expected = Parts {
+            read: Some(ms(40)),
+            answer: Some(ms(60)),
+            ..Parts::default()
+        };
+        assert_eq!(parts, expected);
+    }
+
     #[test]
     fn a_line_has_its_parts_in_milliseconds_and_nothing_of_what_it_never_came_to() {
         let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";

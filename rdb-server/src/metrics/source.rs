@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Figures, database, replication, rights, storage};
+use super::{Figures, database, page, replication, rights, storage};
 use crate::placement_drivers::PlacementDrivers;
 use crate::regions::{RegionCounts, Regions};
 use crate::rights::RightsCopy;
@@ -99,7 +99,8 @@ impl Source for StoreSource {
     }
 
     fn readings(&self) -> Readings {
-        self.chart_readings()
+        let (figures, log) = (&self.figures, self.regions.log_figures());
+        page::chart_readings(figures, &self.storage.figures(), log)
     }
 
     fn present(&self, _: View) -> Vec<(&'static str, Value)> {

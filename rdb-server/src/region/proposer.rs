@@ -150,10 +150,10 @@ impl Proposer {
 
     fn propose_entry(self: &Arc<Self>, taken: Vec<Waiting>) {
         let epoch_version = epoch_version(&taken[0]);
-        let now = Instant::now();
-        let waited = now.saturating_duration_since(taken[0].progress.submitted());
+        let proposed = Instant::now();
+        let waited = proposed.saturating_duration_since(taken[0].progress.submitted());
         for waiting in &taken {
-            waiting.progress.note_proposed(now);
+            waiting.progress.note_proposed(proposed);
         }
         let count = command_count(&taken);
         self.figures.proposals.note_proposed(waited, count);
@@ -164,15 +164,19 @@ impl Proposer {
             let mut queue = proposer.lock();
             queue.in_flight -= 1;
             proposer.propose(queue);
-            proposer.answer(taken, answer);
+            proposer.answer(taken, proposed, answer);
         });
     }
 
     /// Gives each submission of an entry its outcomes. The room that it held is given back first, so that its caller may submit
     /// again at once.
-    fn answer(&self, taken: Vec<Waiting>, answer: Result<Answer, ProposeError>) {
+    fn answer(&self, taken: Vec<Waiting>, proposed: Instant, answer: Result<Answer, ProposeError>) {
         let answered = outcomes::of_entry(answer, command_count(&taken), &self.leadership);
         self.figures.proposals.note_answered(&answered);
+        if let Ok(entry) = &answered {
+            let took = entry.applying.began.saturating_duration_since(proposed);
+            self.figures.proposals.note_committed(took);
+        }
         let mut applied =
             answered.map(|answered| (answered.applying, answered.outcomes.into_iter()));
         for Waiting {

@@ -10,6 +10,7 @@ use rdb_proto::errorpb::Fate;
 use rdb_proto::kvrpc::RawPutRequest;
 use rdb_proto::kvrpc::kv_raw_client::KvRawClient;
 use rdb_proto::transport::NOT_SERVING_CAUSE;
+use serde_json::Value;
 use tempfile::TempDir;
 use tonic::Status;
 use tonic_health::pb::HealthCheckRequest;
@@ -161,6 +162,18 @@ async fn a_full_disk_stops_writes_only_and_loses_nothing_acknowledged() {
     let told = format!("not serving: {cause}\n");
     assert_eq!((health.status, health.body), (503, told));
     assert_eq!(http_get(&status, "/ready").await.status, 200);
+    let page = http_get(&status, "/page.json").await;
+    let page: Value = serde_json::from_str(&page.body).expect("JSON");
+    // The one that matters most comes first.
+    let alarm = &page["findings"]["shown"][0];
+    assert_eq!(alarm["is_alarm"], true, "{page}");
+    for (told, words) in [
+        ("what", "No space left"),
+        ("to_do", "free space on the disk of this store"),
+    ] {
+        let text = alarm[told].as_str().expect("text");
+        assert!(text.contains(words), "{page}");
+    }
     let later = RawPutRequest {
         context: None,
         key: "later".into(),

@@ -1,7 +1,7 @@
 //! Commands and calls that take long for a known reason: what the log and the figures tell of them.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::channel::mpsc;
 use rdb_proto::kvrpc::batch_command::Request;
@@ -13,8 +13,15 @@ use rdb_proto::pdpb::pd_client::PdClient;
 use rdb_proto::transport::endpoint;
 use tempfile::TempDir;
 
-use crate::harness::{Cluster, HANG_GUARD, Metrics, Node, connect, found, skipped};
+use crate::harness::{
+    CallPath, Cluster, HANG_GUARD, Metrics, Node, connect, found, over_both_paths, skipped,
+};
 use crate::shim::{Shim, ShimLibrary};
+
+over_both_paths! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    a_slow_read_is_told_of_with_all_parts_of_its_time,
+}
 
 const SECRET: &str = "a key that is nobody's business";
 
@@ -146,6 +153,43 @@ async fn writes_that_wait_for_a_lost_majority_are_told_of_as_given_up_while_they
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wait_for_a_majority_is_in_the_time_of_a_commit_and_not_in_that_of_a_sync() {
+    const HELD: Duration = Duration::from_millis(300);
+    let mut cluster = Cluster::prepare();
+    cluster.store = cluster.store.with_status();
+    cluster.pd.start_serving().await;
+    cluster.store.start_serving().await;
+    let status = cluster.store.status_address().await;
+    let others = lose_the_majority(&cluster).await;
+    let before = Metrics::of(&status).await;
+    let channel = connect(&cluster.store.address()).await.expect("it listens");
+    let write = tokio::spawn(async move { KvRawClient::new(channel).raw_put(put(1)).await });
+    let synced = found("it is proposed and on the disk of its store", async || {
+        let metrics = Metrics::of(&status).await;
+        let has_grown = |sample: &str| metrics.get(sample) > before.get(sample);
+        let is_there = has_grown("flaredb_proposal_commands_count")
+            && has_grown("flaredb_raft_log_sync_entries_count");
+        is_there.then_some(metrics)
+    })
+    .await;
+    let commits = "flaredb_commit_duration_seconds_count";
+    assert_eq!(synced.get(commits), before.get(commits), "nobody agrees");
+    let began = Instant::now();
+    tokio::time::sleep(HELD).await;
+    let held = began.elapsed();
+    for store in &others {
+        store.resume();
+    }
+    let written = write.await.expect("no panic").expect("they agree");
+    assert_eq!(written.into_inner().region_error, None);
+    let after = Metrics::of(&status).await;
+    assert_eq!(after.get(commits) - before.get(commits), 1.0);
+    let sum = "flaredb_commit_duration_seconds_sum";
+    let committing = after.get(sum) - before.get(sum);
+    assert!(committing >= held.as_secs_f64(), "{}", after.text);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_write_that_succeeds_is_told_of_with_all_parts_of_its_time() {
     let mut cluster = Cluster::prepare();
     cluster.store = cluster.store.with_flag("--slow-log-ms", "1");
@@ -177,6 +221,33 @@ async fn a_slow_write_that_succeeds_is_told_of_with_all_parts_of_its_time() {
     let told = parts.iter().sum::<u64>();
     assert!(told <= total && total - told < 6, "{line}");
     assert_eq!(number(&line, "read_ms"), None, "it reads nothing");
+}
+
+async fn a_slow_read_is_told_of_with_all_parts_of_its_time(path: CallPath) {
+    let mut cluster = Cluster::prepare();
+    cluster.store = cluster.store.with_flag("--slow-log-ms", "1");
+    cluster.pd.start_serving().await;
+    cluster.store.start_serving().await;
+    let client = cluster.client_over(path).await;
+    // A stream has no room for it in a response, and leaves it to a thread like what is not in memory.
+    let put = client.raw_put(SECRET, vec![b'v'; 4 << 20]).await;
+    put.expect("put");
+    let line = found("it is told of", async || {
+        // A machine may read it in less than a millisecond.
+        client.raw_get(SECRET).await.expect("read");
+        slow_lines(&cluster.store, "raw_get", "ok").pop()
+    })
+    .await;
+    let parts: &[&str] = match path {
+        CallPath::Unary => &["admission_ms", "read_ms", "answer_ms"],
+        CallPath::Batched => &["admission_ms", "queue_ms", "read_ms", "answer_ms"],
+    };
+    let total = number(&line, "total_ms").expect("it has one");
+    let told = parts.iter().map(|part| number(&line, part).expect(part));
+    let told = told.sum::<u64>();
+    // Each is rounded down.
+    assert!(told <= total && total - told < parts.len() as u64, "{line}");
+    assert_eq!(number(&line, "sync_ms"), None, "it writes nothing");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -250,7 +321,8 @@ async fn a_slow_call_of_the_placement_driver_is_told_of_with_its_caller_trace_an
     // The shim sees paths without links.
     let place = fs::canonicalize(directory.path()).expect("it is there");
     let pd = Node::placement_driver(place.join("pd"));
-    let mut pd = pd.with_flag("--slow-log-ms", &THRESHOLD_MS.to_string());
+    let pd = pd.with_flag("--slow-log-ms", &THRESHOLD_MS.to_string());
+    let mut pd = pd.with_status();
     let shim = Shim::of(pd.data_dir());
     for (name, value) in shim.environment(&library, 1.0) {
         pd.set_environment(name, value);
@@ -280,4 +352,12 @@ async fn a_slow_call_of_the_placement_driver_is_told_of_with_its_caller_trace_an
     assert!(total >= THRESHOLD_MS, "{line}");
     assert!(parts.iter().sum::<u64>() <= total, "{line}");
     assert_eq!(number(&line, "left_out"), Some(0), "{line}");
+    let status = pd.status_address().await;
+    found("its figures tell of it", async || {
+        let metrics = Metrics::of(&status).await;
+        let is_told = metrics.get("flaredb_healthy") == 0.0
+            && metrics.get("flaredb_tso_bound_distance_seconds") == 0.0;
+        is_told.then_some(())
+    })
+    .await;
 }

@@ -96,6 +96,7 @@ async fn each_command_of_a_client_is_counted_once_by_what_it_does_and_how_it_was
     assert_eq!(grown("flaredb_proposal_commands_count"), 12.0);
     assert_eq!(grown("flaredb_proposal_commands_sum"), 12.0);
     assert_eq!(grown("flaredb_write_queue_duration_seconds_count"), 12.0);
+    assert_eq!(grown("flaredb_commit_duration_seconds_count"), 12.0);
     assert_eq!(grown("flaredb_apply_duration_seconds_count"), 12.0);
     assert!(grown("flaredb_raft_log_sync_duration_seconds_count") >= 12.0);
     assert!(grown("flaredb_raft_log_sync_entries_count") >= 12.0);
@@ -105,6 +106,7 @@ async fn each_command_of_a_client_is_counted_once_by_what_it_does_and_how_it_was
     for sample in [
         "flaredb_command_duration_seconds_sum{access=\"write\"}",
         "flaredb_raft_log_sync_duration_seconds_sum",
+        "flaredb_commit_duration_seconds_sum",
         "flaredb_apply_duration_seconds_sum",
     ] {
         assert!(grown(sample) > 0.0, "{sample}");

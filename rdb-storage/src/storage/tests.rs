@@ -1,3 +1,5 @@
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rocksdb::ErrorKind;
@@ -32,6 +34,21 @@ fn put() -> Submission {
         value: "v".into(),
     };
     Submission::new(1, vec![put])
+}
+
+#[test]
+fn a_scrape_reads_the_figures_without_the_lock_of_the_writers_queue() {
+    let (_directory, storage) = storage();
+    let _held = storage.inner.writer.locked_queue();
+    let (show, shown) = mpsc::channel();
+    thread::spawn({
+        let storage = storage.clone();
+        move || show.send(storage.figures())
+    });
+    // Far above what a busy machine needs.
+    let shown = shown.recv_timeout(Duration::from_secs(300)).unwrap();
+    assert_eq!(shown.write_queue_bytes, 0);
+    assert!(shown.write_queue_bytes_max > 0);
 }
 
 /// Compactions cannot be asked for, but stand behind the same switch of RocksDB as flushes, which can.
@@ -95,8 +112,8 @@ fn closing_does_not_wait_for_compactions() {
     engine.database.flush().unwrap();
     hold_writes(engine, "1");
     let held = storage.submit(put()).unwrap();
-    let (closed, ended) = std::sync::mpsc::channel();
-    std::thread::spawn(move || closed.send(storage.close()));
+    let (closed, ended) = mpsc::channel();
+    thread::spawn(move || closed.send(storage.close()));
     let ended = ended.recv_timeout(Duration::from_secs(30));
     assert_eq!(ended, Ok(Ok(())));
     assert_eq!(held.wait(), Ok(vec![Outcome::Done]));

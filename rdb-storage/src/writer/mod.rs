@@ -167,6 +167,12 @@ impl Writer {
         }
     }
 
+    /// The queue is locked until the answer is dropped.
+    #[cfg(test)]
+    pub(crate) fn locked_queue(&self) -> impl Sized {
+        self.worker.queue.locked()
+    }
+
     fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }

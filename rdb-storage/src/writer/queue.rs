@@ -212,6 +212,12 @@ impl Queue {
         drop(unanswered);
     }
 
+    /// Is locked until the answer is dropped.
+    #[cfg(test)]
+    pub(super) fn locked(&self) -> impl Sized {
+        self.state()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -201,3 +201,27 @@ impl Drop for Waiting<'_> {
         state.give_back(if is_granted { self.bytes } else { 0 });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_scrape_reads_what_is_taken_without_the_lock() {
+        let budget = ByteBudget::new(100);
+        budget.take(7);
+        let _held = budget.state();
+        let (show, shown) = mpsc::channel();
+        thread::spawn({
+            let budget = budget.clone();
+            move || show.send((budget.bytes_noted(), budget.bytes_max()))
+        });
+        // Far above what a busy machine needs.
+        let shown = shown.recv_timeout(Duration::from_secs(300));
+        assert_eq!(shown, Ok((7, 100)));
+    }
+}

@@ -35,6 +35,7 @@ impl ProcessMetrics {
         } else {
             "release"
         };
+        let commit = option_env!("FLAREDB_COMMIT").unwrap_or("unknown");
         exposition.info(
             "flaredb_build_info",
             "The program, its version, and how it was built.",
@@ -42,6 +43,7 @@ impl ProcessMetrics {
                 ("program", self.program),
                 ("version", self.version),
                 ("profile", profile),
+                ("commit", commit),
             ],
         )?;
         let started = self.start_time.duration_since(UNIX_EPOCH);
@@ -175,6 +177,9 @@ mod tests {
             written.contains("\nprocess_cpu_seconds_total "),
             "{written}"
         );
+        let commit = option_env!("FLAREDB_COMMIT").unwrap_or("unknown");
+        let built = format!(",commit=\"{commit}\"}} 1\n");
+        assert!(written.contains(&built), "{written}");
         if cfg!(target_os = "linux") {
             for name in [
                 "process_resident_memory_bytes",
