@@ -7,9 +7,6 @@
 readonly READY_WITHIN_SECONDS=60
 readonly STOPPED_WITHIN_SECONDS=30
 
-# The port where a process would have its status pages may be that of another.
-export RDB_PD_STATUS_ADDR=127.0.0.1:0 RDB_SERVER_STATUS_ADDR=127.0.0.1:0
-
 declare -A pids=() server_addresses=()
 readonly REPLICAS=(1 2 3)
 pd_address='' echo_address='' etcd_address='' redis_port=''
