@@ -22,7 +22,7 @@ usage: scripts/bench.sh [OPTION…]
   --quick          one short round of everything, a minute or two; the figures mean little
   --rounds N       rounds of every measurement (default 5)
   --seconds N      length of one measurement (default 5)
-  --out DIR        where the page and the plot go (default docs/bench)
+  --out DIR        where the page and the plot go (default docs/bench; with --only none)
   --data-dir DIR   file system for the data of all databases (default: the target directory's)
   --keep-runs DIR  also copy the measurements themselves there
   --skip-memory    without the memory of a server with 10 million keys
@@ -32,6 +32,9 @@ usage: scripts/bench.sh [OPTION…]
   --before DIR     programs of an earlier build, which the present ones are compared with in turn
   --skip-half      without the open loop at half of etcd's peak
   --skip-hot       without the 30 seconds on one key
+  --skip-transfer  without export and import
+  --skip-secured   without TLS and rights beside plain text
+  --only SECTION   nothing but three, behind, before, cold, memory, transfer or secured; can be repeated
   --profile P      release (default) or dev, for trying the script
   --no-build       take the binaries as they are
   --force          measure although the machine is busy; the page says so
@@ -39,9 +42,9 @@ TEXT
 }
 
 rounds=5 seconds=5 warmup=1s single_rounds=10 keys=100000
-out=docs/bench data_parent='' keep_runs='' before=''
+out='' data_parent='' keep_runs='' before=''
 profile=release build=yes force=no quick=no
-skip=''
+skip='' only=''
 
 main() {
   parse_arguments "$@"
@@ -61,9 +64,24 @@ main() {
   mkdir -p "$directory"/{runs,logs,disk}
   refuse_busy_machine
 
+  if [[ -n $only ]]; then
+    note_business
+  else
+    measure_one_store
+  fi
+  section three measure_three_stores
+  section behind measure_store_behind
+  [[ -z $before ]] || section before measure_against_before
+  section cold measure_cold_keys
+  section memory measure_memory
+  section transfer measure_transfer
+  section secured measure_secured
+}
+
+measure_one_store() {
+  local round
   start_everything
   load_everything
-  local round
   for ((round = 1; round <= rounds; round++)); do
     note_business
     printf '== round %d of %d\n' "$round" "$rounds"
@@ -77,18 +95,13 @@ main() {
   section half measure_half_of_peak
   section hot measure_hot_key_for_long
   stop_databases
-  section three measure_three_stores
-  section behind measure_store_behind
-  [[ -z $before ]] || section before measure_against_before
-  section cold measure_cold_keys
-  section memory measure_memory
 }
 
 # Again after every section, so that one that fails takes nothing along.
 write_page() {
   describe_machine >"$directory/machine"
   [[ -z $keep_runs ]] || { mkdir -p "$keep_runs" && cp -r "$directory"/{machine,runs} "$keep_runs/"; }
-  "$binaries/examples/bench_summary" "$directory" "$out"
+  [[ -z $out ]] || "$binaries/examples/bench_summary" "$directory" "$out"
 }
 
 parse_arguments() {
@@ -101,7 +114,13 @@ parse_arguments() {
       --data-dir) data_parent=$(value "$@") && shift ;;
       --before) before=$(realpath "$(value "$@")") && shift ;;
       --keep-runs) keep_runs=$(value "$@") && shift ;;
-      --skip-memory | --skip-cold | --skip-three | --skip-behind | --skip-half | --skip-hot) skip+=" ${1#--skip-}" ;;
+      --skip-memory | --skip-cold | --skip-three | --skip-behind | --skip-half | --skip-hot | --skip-transfer | --skip-secured)
+        skip+=" ${1#--skip-}"
+        ;;
+      --only)
+        only+=" $(value "$@")" && shift
+        [[ ${only##* } =~ ^(three|behind|before|cold|memory|transfer|secured)$ ]] || fail "--only does not know ${only##* }; see --help"
+        ;;
       --profile)
         profile=$(value "$@") && shift
         [[ $profile == release || $profile == dev ]] || fail "--profile is $profile; it has to be release or dev"
@@ -119,6 +138,8 @@ parse_arguments() {
     esac
     shift
   done
+  [[ -n $only ]] || out=${out:-docs/bench}
+  [[ "$only " != *' before '* || -n $before ]] || fail '--only before needs --before DIR'
 }
 
 value() {
@@ -134,9 +155,9 @@ build_binaries() {
   cargo build "${WORKSPACE[@]}" "${flags[@]}" --examples
 }
 
-# section NAME COMMAND: unless it is to be skipped.
+# section NAME COMMAND: unless it is to be skipped, or only others are wanted.
 section() {
-  if [[ " $skip " == *" $1 "* ]]; then
+  if [[ " $skip " == *" $1 "* || (-n $only && "$only " != *" $1 "*) ]]; then
     return
   fi
   printf '== %s\n' "$1"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the archive of a release, and checks it: in an empty directory as root directory, with nothing but the archive and the C library,
-# the programs say their version, and serve a put and a get.
+# Makes the archive of a release, and checks it: it has manual pages and completions, and in an empty directory as root directory, with
+# nothing but the archive and the C library, the programs say their version, and serve a put and a get.
 #
 #   scripts/package.sh [--output DIR] [--bin-dir DIR]
 #
@@ -149,6 +149,7 @@ check() {
   mkdir "$chroot_dir"
   tar --extract --gzip --file "$directory/$1.tar.gz" --directory "$chroot_dir" --strip-components 1 --no-same-owner
   check_links
+  check_pages
   copy_libraries
   enter=("$(PATH=$PATH:/usr/sbin command -v chroot)" "$chroot_dir")
   # Another user's id is that of root in a namespace of its own.
@@ -161,6 +162,14 @@ check() {
   # Any build has its own features.
   [[ -z $is_built ]] || refuse_to_export_spans
   serve_a_put_and_a_get
+}
+
+# The manual pages and completions are there, and not empty.
+check_pages() {
+  local file
+  for file in man/man1/rdbctl.1 man/man1/rdbctl-raw-put.1 man/man8/rdb-{server,pd}.8 completions/rdbctl.{bash,fish,zsh}; do
+    [[ -s $chroot_dir/share/$file ]] || fail "the archive has no share/$file"
+  done
 }
 
 # Every relative link of a page leads to something in the archive.

@@ -19,6 +19,7 @@ main() {
   head -c 100000 /dev/urandom >"$directory/bytes"
 
   step 'rdb-pd and rdb-server start and are healthy' start_on_free_ports start_both pd server
+  step 'the status pages of both are 1000 ports further' expect_status_pages
   step 'TSO: a timestamp' take_first_timestamp
   step 'TSO: a second one is greater' take_greater_timestamp
   step 'RawPut, RawGet: the value matches' put_and_get_raw
@@ -47,6 +48,19 @@ start_both() {
 start_again() {
   start_both
   become_healthy
+}
+
+expect_status_pages() {
+  local name host port answer
+  for name in pd server; do
+    IFS=: read -r host port <<<"$(address_of "$name")"
+    exec {pages}<>"/dev/tcp/$host/$((port + 1000))"
+    printf 'GET /ready HTTP/1.1\r\nhost: %s\r\n\r\n' "$host" >&"$pages"
+    # They close the connection behind an answer.
+    answer=$(cat <&"$pages")
+    exec {pages}>&-
+    [[ $answer == 'HTTP/1.1 200 '* ]] || fail "/ready of $name: ${answer:-nothing}"
+  done
 }
 
 take_first_timestamp() {

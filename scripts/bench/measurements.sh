@@ -16,6 +16,9 @@ readonly MEMORY_VALUE_BYTES=100
 readonly MEMORY_READ_SECONDS=30
 readonly COMPACTED_WITHIN_SECONDS=900
 
+readonly TRANSFER_KEYS=1000000
+readonly TRANSFER_KEYS_QUICK=20000
+
 # What a store misses, and the most that the others keep of their log for it: it needs a snapshot.
 readonly BEHIND_MIB=1024
 readonly BEHIND_MIB_QUICK=256
@@ -241,6 +244,8 @@ measure_against_before() {
   for build in before now; do
     stop_cluster "$build"
   done
+  print_ratios 'raw_put of 256 callers, now / before' operations_per_second put-256-now put-256-before
+  print_ratios 'raw_get of 256 callers, now / before' operations_per_second get-256-now get-256-before
 }
 
 # in_build before|now COMMAND…
@@ -285,6 +290,133 @@ measure_memory() {
   wait_for_compaction "${pids[server-memory]}"
   keep_memory "memory-read$few" "${pids[server-memory]}" "$keys"
   stop_cluster memory
+}
+
+# A million keys with values of 128 bytes go out of a store and into it again, in either form, between puts and gets of single keys.
+measure_transfer() {
+  local keys=$TRANSFER_KEYS round form
+  [[ $quick == no ]] || keys=$TRANSFER_KEYS_QUICK
+  start_cluster transfer
+  rdbctl bench load --keys "$keys" >/dev/null
+  for ((round = 1; round <= rounds; round++)); do
+    keep put-256-transfer "$round" bench raw-put --keys "$keys" --concurrency 256
+    keep get-256-transfer "$round" bench raw-get --keys "$keys" --concurrency 256 --no-load
+    for form in jsonl binary; do
+      keep_transfer "export-$form" "$round" raw export "$directory/disk/transfer" --prefix bench/ --form "$form"
+      keep_transfer "import-$form" "$round" raw import "$directory/disk/transfer"
+    done
+  done
+  rm -f "$directory/disk/transfer"
+  stop_cluster transfer
+  for form in jsonl binary; do
+    print_ratios "export, $form / raw_get of 256 callers" operations_per_second "export-$form" get-256-transfer
+    print_ratios "import, $form / raw_put of 256 callers" operations_per_second "import-$form" put-256-transfer
+  done
+}
+
+# keep_transfer NAME ROUND ARGUMENT…: as keep, of an rdbctl that moves all `keys`.
+keep_transfer() {
+  local file=$directory/runs/$1/$2.json began nanoseconds told
+  printf '   %s\n' "$1"
+  mkdir -p "$directory/runs/$1"
+  began=$(date +%s%N)
+  told=$(rdbctl "${@:3}" 2>>"$directory/logs/measuring") || true
+  nanoseconds=$(($(date +%s%N) - began))
+  if [[ $told != "$keys entries" ]]; then
+    failed_measurement "$1" "$file"
+    return
+  fi
+  printf '{"workload":"%s","target":"flaredb","operations":%d,"operations_per_second":%d}\n' \
+    "$1" "$keys" $((keys * 1000000000 / nanoseconds)) >"$file"
+}
+
+# The same calls in plain text, over mutual TLS, and over that with rights. Which one goes first changes.
+measure_secured() {
+  local round turn kind calls callers kinds=(plain tls rights)
+  local -A pds=()
+  rdbctl cert dev --dir "$directory/tls" >/dev/null
+  for kind in "${kinds[@]}"; do
+    with_security "$kind" start_secured_cluster "$kind"
+    pds[$kind]=$RDBCTL_PD
+    with_security "$kind" rdbctl bench load --keys "$keys" >/dev/null
+  done
+  for ((round = 1; round <= rounds; round++)); do
+    for turn in "${!kinds[@]}"; do
+      kind=${kinds[(round + turn) % ${#kinds[@]}]}
+      export RDBCTL_PD=${pds[$kind]}
+      with_security "$kind" measure_secured_calls "$kind" "$round"
+    done
+  done
+  for kind in "${kinds[@]}"; do
+    stop_cluster "$kind"
+  done
+  for kind in tls rights; do
+    for calls in put get; do
+      for callers in 1 256; do
+        print_ratios "raw_$calls, $kind / plain, callers: $callers, calls/s" \
+          operations_per_second "$calls-$callers-$kind" "$calls-$callers-plain"
+        print_ratios "raw_$calls, $kind / plain, callers: $callers, p50" p50 "$calls-$callers-$kind" "$calls-$callers-plain"
+      done
+    done
+  done
+}
+
+# with_security plain|tls|rights COMMAND…: with the settings of its servers and of its callers.
+with_security() {
+  local tls=$directory/tls
+  if [[ $1 != plain ]]; then
+    local -x RDB_PD_TLS_CERT=$tls/server.pem RDB_PD_TLS_KEY=$tls/server.key RDB_PD_TLS_CLIENT_CA=$tls/ca.pem
+    local -x RDB_SERVER_TLS_CERT=$tls/server.pem RDB_SERVER_TLS_KEY=$tls/server.key RDB_SERVER_TLS_CLIENT_CA=$tls/ca.pem
+    local -x RDBCTL_CA=$tls/ca.pem RDBCTL_CERT=$tls/client.pem RDBCTL_KEY=$tls/client.key
+  fi
+  if [[ $1 == rights ]]; then
+    local -x RDB_PD_AUTH=true RDB_SERVER_AUTH_TOKEN_FILE=$tls/stores.token RDBCTL_TOKEN_FILE=$tls/caller.token
+  fi
+  "${@:2}"
+}
+
+# start_secured_cluster KIND: the token of its store is there before the store.
+start_secured_cluster() {
+  start_placement_driver "$1"
+  [[ $1 != rights ]] || make_users "$directory/tls"
+  start_server "$1"
+}
+
+# make_users DIR: an administrator, the store, and one who may read and write what `rdbctl bench` does. Their tokens are in DIR.
+make_users() {
+  local -x RDBCTL_TOKEN_FILE=$1/admin.token
+  rdbctl auth enable --token-out "$RDBCTL_TOKEN_FILE" --timeout 1m
+  rdbctl auth user add stores --token-out "$1/stores.token"
+  rdbctl auth grant stores store
+  rdbctl auth user add caller --token-out "$1/caller.token"
+  rdbctl auth grant caller writer --keyspace raw --prefix bench/
+} >>"$directory/logs/users"
+
+# measure_secured_calls KIND ROUND
+measure_secured_calls() {
+  local callers
+  for callers in 1 256; do
+    keep "put-$callers-$1" "$2" bench raw-put --keys "$keys" --concurrency "$callers"
+    keep "get-$callers-$1" "$2" bench raw-get --keys "$keys" --concurrency "$callers" --no-load
+  done
+}
+
+# print_ratios WHAT FIGURE NAME OVER: the median of the ratios of all rounds, the lower of the middle two, and their range.
+print_ratios() {
+  local round
+  for ((round = 1; round <= rounds; round++)); do
+    echo "$(figure_of "$2" "$3" "$round") $(figure_of "$2" "$4" "$round")"
+  done | awk '$1 > 0 && $2 > 0 { print $1 / $2 }' | sort -n | awk -v what="$1" '
+    { ratios[NR] = $1 }
+    END {
+      if (NR == 0) printf "   %s: not measured\n", what
+      else printf "   %s: %.2f (%.2f to %.2f)\n", what, ratios[int((NR + 1) / 2)], ratios[1], ratios[NR]
+    }'
+}
+
+# figure_of FIGURE NAME ROUND: nothing where that failed.
+figure_of() {
+  sed -n "1s/.*\"$1\":\([0-9.]*\).*/\1/p" "$directory/runs/$2/$3.json"
 }
 
 # wait_for_compaction PID: until the process has used next to no processor time for a while.

@@ -7,9 +7,6 @@
 readonly READY_WITHIN_SECONDS=60
 readonly STOPPED_WITHIN_SECONDS=30
 
-# The port where a process would have its status pages may be that of another.
-export RDB_PD_STATUS_ADDR=127.0.0.1:0 RDB_SERVER_STATUS_ADDR=127.0.0.1:0
-
 declare -A pids=() server_addresses=()
 readonly REPLICAS=(1 2 3)
 pd_address='' echo_address='' etcd_address='' redis_port=''
@@ -32,11 +29,16 @@ start_everything() {
 
 # start_cluster NAME [SERVER_FLAG…]: a placement driver and a store, and nothing else for rdbctl to talk to.
 start_cluster() {
+  start_placement_driver "$1"
+  start_server "$@"
+}
+
+# start_placement_driver NAME: that of the cluster of this name.
+start_placement_driver() {
   pd_address=127.0.0.1:$(free_port)
   server_addresses[$1]=127.0.0.1:$(free_port)
   export RDBCTL_PD=$pd_address
   start "pd-$1" "$binaries/rdb-pd" --addr "$pd_address" --data-dir "$directory/disk/pd-$1"
-  start_server "$@"
 }
 
 # start_server NAME [SERVER_FLAG…]: where it was before.

@@ -39,9 +39,6 @@ rdbctl() {
   "$CARGO_TARGET_DIR/debug/rdbctl" "$@"
 }
 
-# The port where a process would have its status pages may be that of another.
-export RDB_PD_STATUS_ADDR=127.0.0.1:0 RDB_SERVER_STATUS_ADDR=127.0.0.1:0
-
 # start_on_free_ports START NAME…: START starts the processes of these names, of which `pd` is one, each at its address.
 start_on_free_ports() {
   local start=$1 attempt name
@@ -53,7 +50,7 @@ start_on_free_ports() {
     RDBCTL_PD=$(address_of pd)
     export RDBCTL_PD
     "$start"
-    if become_healthy; then
+    if become_healthy && ! grep -q 'there are no status pages' "$directory"/*.log; then
       return
     fi
     grep -qi 'address.* in use' "$directory"/*.log || return 1

@@ -228,6 +228,30 @@ const RATIOS: &[Ratio] = &[
     )
     .in_units_of(MIB),
     Ratio::new(
+        "export of a million keys, JSON lines / raw_get, 256 callers",
+        ("export-jsonl", PER_SECOND),
+        &[("get-256-transfer", PER_SECOND)],
+        Bound::AtLeast(0.5),
+    ),
+    Ratio::new(
+        "the same, binary",
+        ("export-binary", PER_SECOND),
+        &[("get-256-transfer", PER_SECOND)],
+        Bound::AtLeast(0.5),
+    ),
+    Ratio::new(
+        "import of a million keys, JSON lines / raw_put, 256 callers",
+        ("import-jsonl", PER_SECOND),
+        &[("put-256-transfer", PER_SECOND)],
+        Bound::AtLeast(0.5),
+    ),
+    Ratio::new(
+        "the same, binary",
+        ("import-binary", PER_SECOND),
+        &[("put-256-transfer", PER_SECOND)],
+        Bound::AtLeast(0.5),
+    ),
+    Ratio::new(
         "raw_get, 256 callers, while 1,000 idle connections are open / without",
         ("get-256-idle", PER_SECOND),
         &[("get-256", PER_SECOND)],

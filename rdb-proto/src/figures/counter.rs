@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::OFF;
+
 /// Counts events since the start of the process.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -14,7 +16,7 @@ impl Counter {
 
     /// Counts `events` at once. Nothing is written for 0 of them.
     pub fn add(&self, events: u64) {
-        if events > 0 {
+        if events > 0 && !OFF {
             self.0.fetch_add(events, Relaxed);
         }
     }

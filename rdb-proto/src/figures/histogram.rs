@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::OFF;
+
 const US: u64 = 1_000;
 const MS: u64 = 1_000 * US;
 const S: u64 = 1_000 * MS;
@@ -88,7 +90,7 @@ impl Histogram {
     }
 
     fn add(&self, value: u64, count: u64) {
-        if count == 0 {
+        if count == 0 || OFF {
             return;
         }
         let class = self.bounds.partition_point(|bound| *bound < value);

@@ -14,3 +14,6 @@ mod labelled;
 
 pub use counter::Counter;
 pub use histogram::{Histogram, HistogramSnapshot};
+
+/// Whether counters and histograms stay at 0. Only a build that shows what counting costs is so: one with this variable set.
+pub const OFF: bool = option_env!("FLAREDB_WITHOUT_FIGURES").is_some();

@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::harness::{Node, connect, found, guarded, http_get};
-use crate::scripted_pd::{REGION_ID, ScriptedPd};
+use crate::scripted_pd::{INTERVAL_MS, REGION_ID, ScriptedPd};
 
 /// A store that registers with `pd`, not started yet.
 fn store_of(pd: &ScriptedPd) -> (TempDir, Node) {
@@ -102,6 +102,25 @@ async fn a_leader_tells_about_how_much_its_region_holds() {
     });
     let bytes = told.await as usize;
     assert!((BYTES..BYTES * 5 / 4).contains(&bytes), "{bytes}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_come_as_often_as_the_placement_driver_asks_for_them() {
+    /// Longer than the pause that a store makes by itself.
+    const SELDOM_MS: u64 = 3000;
+    let pd = ScriptedPd::start("", "").await;
+    let (_directory, mut store) = store_of(&pd);
+    store.start_serving().await;
+    for interval_ms in [INTERVAL_MS, SELDOM_MS, INTERVAL_MS] {
+        pd.set_interval_ms(interval_ms);
+        // The load is of the time since an earlier heartbeat. Single ones may come late on a busy machine, or early with news.
+        found("a heartbeat comes after that time", async || {
+            let load = pd.heartbeat_of(1)?.0.load?;
+            let is_seldom = load.window_ms >= SELDOM_MS;
+            (is_seldom == (interval_ms == SELDOM_MS)).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::stream::{BoxStream, StreamExt, empty};
@@ -21,6 +21,8 @@ const CLUSTER_ID: u64 = 7;
 /// The first store that registers.
 const STORE_ID: u64 = 1;
 pub(crate) const REGION_ID: u64 = 1;
+/// How often stores send heartbeats unless a test says otherwise.
+pub(crate) const INTERVAL_MS: u64 = 100;
 
 /// Serves until it is dropped.
 pub(crate) struct ScriptedPd {
@@ -41,6 +43,8 @@ struct Script {
     ids: Arc<Mutex<BTreeMap<String, u64>>>,
     /// The last heartbeat of each store, and how many came.
     heartbeats: Arc<Mutex<BTreeMap<u64, (StoreHeartbeatRequest, u64)>>>,
+    /// How often it asks for them.
+    interval_ms: Arc<AtomicU64>,
     step: Arc<Mutex<Option<RegionStep>>>,
     removed: Arc<Mutex<Vec<HeldPeer>>>,
     /// Holds callers to the rights, as a real one does.
@@ -65,6 +69,7 @@ impl Default for Script {
             stores: Arc::default(),
             ids: Arc::default(),
             heartbeats: Arc::default(),
+            interval_ms: Arc::new(AtomicU64::new(INTERVAL_MS)),
             step: Arc::default(),
             removed: Arc::default(),
             guard: Arc::new(Guard::off()),
@@ -143,6 +148,11 @@ impl ScriptedPd {
     /// How many heartbeats it has refused.
     pub(crate) fn refusals(&self) -> usize {
         self.script.refusals.load(Ordering::SeqCst)
+    }
+
+    /// How often it asks stores for heartbeats from now on.
+    pub(crate) fn set_interval_ms(&self, interval_ms: u64) {
+        self.script.interval_ms.store(interval_ms, Ordering::SeqCst);
     }
 
     /// Says where a store is.
@@ -378,7 +388,7 @@ impl Pd for Script {
                 let (last, count) = heartbeats.entry(request.store_id).or_default();
                 (*last, *count) = (request, *count + 1);
                 Ok(Response::new(StoreHeartbeatResponse {
-                    interval_ms: 100,
+                    interval_ms: self.interval_ms.load(Ordering::SeqCst),
                     regions: Vec::new(),
                     steps: step.into_iter().collect(),
                     removed,

@@ -292,4 +292,19 @@ mod tests {
             assert_eq!(bytes, expected);
         }
     }
+
+    #[test]
+    fn only_a_terminal_is_cleared_before_it_is_drawn_again() {
+        for (format, is_terminal, expected) in [
+            (Format::Text, true, "\x1b[H\x1b[2Jall is well\n"),
+            (Format::Text, false, "\nall is well\n"),
+            (Format::Json, true, "\"all is well\"\n"),
+            (Format::Json, false, "\"all is well\"\n"),
+        ] {
+            let mut bytes = Vec::new();
+            let mut output = Output::new(format, KeyEncoding::Text, is_terminal, &mut bytes);
+            output.redraw(&"all is well").expect("printed");
+            assert_eq!(bytes, expected.as_bytes(), "{format:?} {is_terminal}");
+        }
+    }
 }

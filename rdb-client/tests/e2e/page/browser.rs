@@ -27,6 +27,8 @@ const DRIVER: &str = "chromedriver";
 
 /// Keys that have no character, as WebDriver names them.
 pub(super) const TAB: &str = "\u{e004}";
+pub(super) const ENTER: &str = "\u{e007}";
+pub(super) const SHIFT: &str = "\u{e008}";
 pub(super) const LEFT: &str = "\u{e012}";
 pub(super) const RIGHT: &str = "\u{e014}";
 pub(super) const HOME: &str = "\u{e011}";
@@ -159,10 +161,20 @@ impl Browser {
 
     /// Presses and releases a key.
     pub(super) async fn press(&self, key: &str) {
+        self.press_together(&[key]).await;
+    }
+
+    /// Presses these keys one after the other, and releases them in the reverse order.
+    pub(super) async fn press_together(&self, keys: &[&str]) {
+        let down = keys
+            .iter()
+            .map(|key| json!({ "type": "keyDown", "value": key }));
+        let up = keys.iter().rev();
+        let up = up.map(|key| json!({ "type": "keyUp", "value": key }));
         let actions = json!([{
             "type": "key",
             "id": "keyboard",
-            "actions": [{ "type": "keyDown", "value": key }, { "type": "keyUp", "value": key }],
+            "actions": down.chain(up).collect::<Vec<_>>(),
         }]);
         self.command("/actions", json!({ "actions": actions }))
             .await;

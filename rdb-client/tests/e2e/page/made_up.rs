@@ -168,7 +168,7 @@ impl Source for Shown {
             ),
             (
                 "timestamps",
-                json!({ "to_bound_ms": 2600, "ahead_of_clock_ms": 0 }),
+                json!({ "to_bound_ms": 2600, "ahead_of_clock_ms": -1200 }),
             ),
         ]
     }

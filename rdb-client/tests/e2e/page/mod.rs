@@ -6,18 +6,21 @@ mod made_up;
 use std::time::{Duration, Instant};
 
 use rdb_client::Client;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use self::browser::{Browser, END, HOME, LEFT, RIGHT, TAB};
+use self::browser::{Browser, END, ENTER, HOME, LEFT, RIGHT, SHIFT, TAB};
 use self::made_up::MadeUp;
 use crate::harness::{Cluster, Node, Port, found};
 
 /// Most updates of a page that it takes to show what has happened: one may be under way, and figures are read once a second.
 const UPDATES_MAX: u64 = 3;
+
+/// More often than Tab has to be pressed to go through a page.
+const TABS_MAX: usize = 30;
 
 /// The text of what has this id; empty where it is hidden.
 fn text_of(id: &str) -> String {
@@ -49,7 +52,8 @@ async fn assert_fits(browser: &Browser, width: u32, what: &str) {
     assert_eq!(widths[1], 0, "{what}");
 }
 
-/// What goes wrong in the page itself goes to a log, and so does what it asks for.
+/// What goes wrong in the page itself goes to a log, and so does what it asks for: only from `origin`, since the last such look. Leaves
+/// the page.
 async fn assert_quiet(browser: &Browser, origin: &str) {
     let complaints = browser.log("browser").await;
     let complaints = complaints.iter().filter(|entry| entry["level"] != "INFO");
@@ -72,6 +76,9 @@ async fn assert_quiet(browser: &Browser, origin: &str) {
         }
     }
     assert!(asked >= 6, "its files, and an update: {asked}");
+    // What this page asked for since is not asked by the next one.
+    browser.open("about:blank").await;
+    browser.log("performance").await;
 }
 
 async fn shown_updates(browser: &Browser) -> u64 {
@@ -107,9 +114,6 @@ async fn both_pages_load_without_a_complaint_and_ask_nobody_else() {
         let shown = browser.run("return document.title").await;
         assert!(shown.as_str().is_some_and(|shown| shown.ends_with(title)));
         assert_quiet(&browser, url).await;
-        // What this page asked for since is not asked by the next one.
-        browser.open("about:blank").await;
-        browser.log("performance").await;
     }
 }
 
@@ -263,6 +267,61 @@ async fn what_a_placement_driver_knows_is_on_its_page_within_two_updates() {
     assert!(number(first) <= number(before) + 2);
 }
 
+#[tokio::test]
+async fn what_a_placement_driver_sends_is_in_the_cells_and_tiles_of_its_name() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let cluster = MadeUp::start(3, 6, "store.example.org:20160").await;
+    browser.open(cluster.url()).await;
+    browser
+        .find(
+            "there are figures",
+            &format!("{UPDATES} && document.getElementById('tile-reads').textContent !== '– /s'"),
+        )
+        .await;
+    let cells = "const row = document.querySelector('#stores tr'); \
+                 return [...row.children].map((cell) => [cell.dataset.label, cell.textContent])";
+    let mut cells = browser.run(cells).await;
+    let cells = cells.as_array_mut().expect("a list");
+    let uptime = cells.pop().expect("there are cells");
+    assert_eq!(uptime[0], "Up for");
+    let days = uptime[1].as_str().and_then(|told| told.strip_suffix('d'));
+    assert!(
+        days.is_some_and(|days| days.parse::<u64>().is_ok()),
+        "{uptime}"
+    );
+    let expected = json!([
+        ["Store", "1store.example.org:20160"],
+        ["State", "up"],
+        ["Heartbeat", "1s ago"],
+        ["Regions", "6"],
+        ["Leads", "1"],
+        ["Reads/s", "6,013"],
+        ["Writes/s", "2,000"],
+        ["Read p99", "210 µs"],
+        ["Write p99", "4.1 ms"],
+        ["Queue", "117 KiB"],
+        ["Disk used", "16 % of 512 GiB"],
+        ["Data", "31.0 GiB"],
+        ["Keys", "120M"],
+    ]);
+    assert_eq!(Value::from(cells.clone()), expected);
+    for (tile, expected) in [
+        ("stores", "2 of 3"),
+        ("reads", "18,010 /s"),
+        ("writes", "6,004 /s"),
+        ("read-p99", "210 µs"),
+        ("write-p99", "4.1 ms"),
+        ("timestamps", "901 /s"),
+        ("bound", "2.6 s"),
+        ("clock", "−1.2 s"),
+    ] {
+        let shown = browser.run(&text_of(&format!("tile-{tile}"))).await;
+        assert_eq!(shown, expected, "{tile}");
+    }
+}
+
 /// Three stores with a replica each, and the pages of the placement driver and of the first store.
 struct Three {
     stores: Vec<Node>,
@@ -366,6 +425,7 @@ async fn a_killed_store_is_disconnected_and_named_and_the_pages_fit_a_phone() {
     ] {
         browser.open(url).await;
         browser.find("it shows updates", UPDATES).await;
+        let mut grounds = Vec::new();
         for (width, is_dark, look) in [
             (1280, false, "light"),
             (1280, true, "dark"),
@@ -378,7 +438,12 @@ async fn a_killed_store_is_disconnected_and_named_and_the_pages_fit_a_phone() {
                 .await;
             assert_fits(&browser, width, &format!("{name} {look}")).await;
             browser.picture(&format!("{name}-{look}")).await;
+            let ground = "return getComputedStyle(document.body).backgroundColor";
+            grounds.push(browser.run(ground).await);
         }
+        assert_ne!(grounds[0], grounds[1], "{name}: light and dark");
+        assert_eq!(grounds[0], grounds[2], "{name}: light again");
+        assert_quiet(&browser, url).await;
     }
 }
 
@@ -471,7 +536,7 @@ async fn assert_charts_are_reached(browser: &Browser) -> Vec<String> {
     let charts = browser.run(charts).await.as_u64().expect("a number") as usize;
     let mut stops: Vec<String> = Vec::new();
     let reached = |stops: &[String]| stops.iter().filter(|stop| stop.contains("slider")).count();
-    while reached(&stops) < charts && stops.len() < 30 {
+    while reached(&stops) < charts && stops.len() < TABS_MAX {
         browser.press(TAB).await;
         let stop = browser.run(focused).await;
         stops.push(stop.as_str().expect("text").to_owned());
@@ -597,6 +662,7 @@ async fn a_large_cluster_is_shown_in_parts_which_fit_a_phone() {
         .await;
     let first = "return document.querySelector('#stores .id').textContent";
     assert_eq!(browser.run(first).await, "1");
+    tab_to(&browser, "stores-after").await;
     // The button is pressed while an update is on its way that does not know of it.
     let hold = "window.held = []; window.theirs = window.fetch; \
                 window.fetch = (...asked) => new Promise((go) => window.held.push(go)).then(() => window.theirs(...asked))";
@@ -604,22 +670,36 @@ async fn a_large_cluster_is_shown_in_parts_which_fit_a_phone() {
     browser
         .find("an update is under way", "return window.held.length")
         .await;
-    let press_and_go_on = "document.getElementById('stores-after').click(); \
-                           window.fetch = window.theirs; window.held.forEach((go) => go())";
-    browser.run(press_and_go_on).await;
+    browser.press(ENTER).await;
+    browser
+        .run("window.fetch = window.theirs; window.held.forEach((go) => go())")
+        .await;
     browser
         .find("the page is turned", &format!("{first} === '21'"))
         .await;
     let part = browser.run(&text_of("stores-part")).await;
     assert_eq!(part, "21 to 40 of 200");
-    for (button, id) in [("after", 41), ("before", 21), ("before", 1)] {
+    browser.press(ENTER).await;
+    browser
+        .find("the page is turned", &format!("{first} === '41'"))
+        .await;
+    browser.press_together(&[SHIFT, TAB]).await;
+    for id in [21, 1] {
+        browser.press(ENTER).await;
         browser
-            .run(&format!(
-                "document.getElementById('stores-{button}').click()"
-            ))
-            .await;
-        browser
-            .find("the page is turned", &format!("{first} === '{id}'"))
+            .find("the page is turned back", &format!("{first} === '{id}'"))
             .await;
     }
+    assert_quiet(&browser, cluster.url()).await;
+}
+
+/// Tab goes to what has this id, from where the focus is.
+async fn tab_to(browser: &Browser, id: &str) {
+    for _ in 0..TABS_MAX {
+        browser.press(TAB).await;
+        if browser.run("return document.activeElement.id").await == id {
+            return;
+        }
+    }
+    panic!("Tab does not lead to {id}");
 }

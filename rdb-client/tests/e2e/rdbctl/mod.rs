@@ -11,6 +11,7 @@ mod regions;
 mod shell;
 mod shell_support;
 mod status;
+mod terminal;
 mod transfer;
 
 use std::ffi::{OsStr, OsString};

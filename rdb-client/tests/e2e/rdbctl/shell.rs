@@ -1,16 +1,14 @@
 //! Commands one after the other, from a script and from a terminal.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::io::{BufRead, BufReader, Write};
 
-use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use super::terminal::Terminal;
 use super::transfer::{begin, interrupted};
 use super::{CONFLICT, DONE, FAILED, NOT_FOUND, Rdbctl, USAGE, assert_exit, errors};
-use crate::harness::{Cluster, binary, found};
+use crate::harness::{Cluster, found};
 
 #[tokio::test]
 async fn a_script_runs_to_its_end_and_its_exit_code_is_that_of_the_first_failure() {
@@ -162,118 +160,11 @@ async fn help_and_timing_are_no_failures_and_options_hold_for_all_lines() {
     assert_eq!(told.lines().count(), 1, "{told}");
 }
 
-/// A shell in a terminal. Dropping it kills the terminal, and with that the shell.
-struct Terminal {
-    process: Child,
-    keys: ChildStdin,
-    shown: Arc<Mutex<Vec<u8>>>,
-}
-
-impl Terminal {
-    fn open(cluster: &Cluster, state: &TempDir) -> Self {
-        let mut process = Command::new("script")
-            .args([
-                "-qec",
-                // A shell that stayed in between would take the Ctrl-C for its own, too.
-                &format!("exec '{}' shell", binary("rdbctl").display()),
-                "/dev/null",
-            ])
-            .env("RDBCTL_PD", cluster.pd.address())
-            .env("XDG_STATE_HOME", state.path())
-            .env("TERM", "xterm")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("util-linux has it");
-        let mut stdout = process.stdout.take().expect("it is piped");
-        let keys = process.stdin.take().expect("it is piped");
-        let shown = Arc::<Mutex<Vec<u8>>>::default();
-        let screen = Arc::clone(&shown);
-        std::thread::spawn(move || {
-            let mut bytes = [0; 1024];
-            while let Ok(length @ 1..) = stdout.read(&mut bytes) {
-                let mut screen = screen.lock().expect("no panic");
-                screen.extend_from_slice(&bytes[..length]);
-            }
-        });
-        Self {
-            process,
-            keys,
-            shown,
-        }
-    }
-
-    fn press(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).expect("it runs");
-        self.keys.flush().expect("it runs");
-    }
-
-    /// Tells the shell `times` that the size of the terminal has changed, and waits each time until it has taken that.
-    async fn resize(&self, times: usize) {
-        let script = self.process.id();
-        let children = format!("/proc/{script}/task/{script}/children");
-        let children = fs::read_to_string(children).expect("it runs");
-        let shell: i32 = children.trim().parse().expect("it has one child");
-        let pid = Pid::from_raw(shell).expect("it is positive");
-        for _ in 0..times {
-            kill_process(pid, Signal::WINCH).expect("it runs");
-            found("a signal is taken", async || {
-                let status = fs::read_to_string(format!("/proc/{shell}/status"));
-                let status = status.expect("it runs");
-                let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
-                let pending = u64::from_str_radix(pending?.trim(), 16).expect("it is a number");
-                let is_pending = pending >> (Signal::WINCH.as_raw() - 1) & 1 == 1;
-                (!is_pending).then_some(())
-            })
-            .await;
-        }
-    }
-
-    fn shown(&self) -> String {
-        String::from_utf8_lossy(&self.shown.lock().expect("no panic")).into_owned()
-    }
-
-    async fn shows(&self, text: &str) {
-        found(text, async || self.shown().contains(text).then_some(())).await;
-    }
-
-    /// Waits until it has read a line for the `times`th time.
-    async fn has_read(&self, times: usize) {
-        const BRACKETED_PASTE_ENDS: &str = "\x1b[?2004l";
-        found(&format!("it has read line {times}"), async || {
-            let ended = self.shown().matches(BRACKETED_PASTE_ENDS).count();
-            (ended >= times).then_some(())
-        })
-        .await;
-    }
-
-    /// Waits until it reads a line for the `times`th time. What is typed before that, the terminal may throw away on Ctrl-C.
-    async fn reads(&self, times: usize) {
-        const BRACKETED_PASTE_BEGINS: &str = "\x1b[?2004h";
-        found(&format!("it reads line {times}"), async || {
-            let begun = self.shown().matches(BRACKETED_PASTE_BEGINS).count();
-            (begun >= times).then_some(())
-        })
-        .await;
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        if std::thread::panicking() {
-            eprintln!("---- the terminal:\n{}", self.shown());
-        }
-    }
-}
-
 #[tokio::test]
 async fn in_a_terminal_ctrl_c_ends_the_command_and_not_the_shell_and_lines_are_remembered() {
     let cluster = Cluster::start().await;
     let state = TempDir::new().expect("the temporary directory can be written");
-    let mut terminal = Terminal::open(&cluster, &state);
+    let mut terminal = Terminal::open(&cluster, &state, "shell");
     terminal.reads(1).await;
     terminal.shows("rdbctl> ").await;
     terminal.press("raw put k v\r");
@@ -317,13 +208,29 @@ async fn in_a_terminal_ctrl_c_ends_the_command_and_not_the_shell_and_lines_are_r
     .await;
     // What fails in front of somebody is no failure of the shell.
     terminal.press("\\q\r");
-    let ended = found("it ends", async || {
-        terminal.process.try_wait().expect("a child can be asked")
-    });
-    assert_eq!(ended.await.code(), Some(DONE), "{}", terminal.shown());
+    assert_eq!(terminal.ended().await, Some(DONE), "{}", terminal.shown());
     let history = state.path().join("rdbctl/history");
     let history = fs::read_to_string(history).expect("it is kept");
     for line in ["raw put k v", "store list", "raw get k --timeout 1h"] {
         assert!(history.contains(line), "{line}: {history}");
     }
+}
+
+#[tokio::test]
+async fn a_line_can_be_corrected_and_comes_back_in_the_next_shell() {
+    const DONE_IN_JSON: &str = r#"{"ok":true}"#;
+    let cluster = Cluster::start().await;
+    let state = TempDir::new().expect("the temporary directory can be written");
+    let mut terminal = Terminal::open(&cluster, &state, "shell");
+    terminal.reads(1).await;
+    // To the front, and an r; to the end, one to the left, and an o.
+    terminal.press("aw put k v -o jsn\x01r\x05\x1b[Do\r");
+    terminal.shows(DONE_IN_JSON).await;
+    drop(terminal);
+
+    let mut terminal = Terminal::open(&cluster, &state, "shell");
+    terminal.reads(1).await;
+    // The arrow key up.
+    terminal.press("\x1b[A\r");
+    terminal.shows(DONE_IN_JSON).await;
 }

@@ -7,6 +7,7 @@ use std::process::{Child, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use super::terminal::Terminal;
 use super::{DONE, FAILED, Rdbctl, UNDETERMINED, USAGE, assert_exit, command, errors};
 use crate::harness::{Cluster, found, guarded};
 
@@ -66,6 +67,31 @@ async fn what_was_exported_is_imported_in_each_form_by_file_and_by_pipe() {
             let again = rdbctl.run(["raw", "export", "--form", form]).await;
             assert!(again.stdout == piped.stdout, "{form}: the same entries");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_terminal_shows_how_far_a_transfer_is_until_it_is_done() {
+    const ERASES_LINE: &str = "\x1b[2K";
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    client.raw_put("k", "v").await.expect("put");
+    let directory = TempDir::new().expect("the temporary directory can be written");
+    let file = directory.path().join("entries");
+    for (direction, verb, parts) in [
+        ("export", "exported ", [" entries, ", "/s"]),
+        ("import", "imported ", [" of ", " left"]),
+    ] {
+        let arguments = format!("raw {direction} '{}'", file.display());
+        let mut terminal = Terminal::open(&cluster, &directory, &arguments);
+        assert_eq!(terminal.ended().await, Some(DONE), "{direction}");
+        terminal.shows("1 entries\r\n").await;
+        let shown = terminal.shown();
+        let (before, done) = shown.rsplit_once(ERASES_LINE).expect("no line is left");
+        for part in [verb].into_iter().chain(parts) {
+            assert!(before.contains(part), "{direction}, {part}: {shown:?}");
+        }
+        assert_eq!(done, "1 entries\r\n", "{direction}: {shown:?}");
     }
 }
 

@@ -251,6 +251,13 @@ fn a_screen_has_all_of_it() {
             write_queue_bytes_max: 1,
         });
     }
+    catalogue(&mut survey).stores[0].stats = Some(Stats {
+        capacity_bytes: 8 << 30,
+        available_bytes: 3 << 30,
+        key_count: 70,
+        data_bytes: 5 << 20,
+        start_time_ms: 1,
+    });
     let findings = findings(&survey);
     let screen = Screen::new(survey, findings);
     let text = screen.to_string();
@@ -267,6 +274,37 @@ fn a_screen_has_all_of_it() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    // Columns are two spaces apart, or more.
+    let cells = |begin: &str| -> Vec<&str> {
+        let mut lines = text.lines();
+        let line = lines.find(|line| line.starts_with(begin));
+        let cells = line.expect(begin).split("  ").map(str::trim);
+        cells.filter(|cell| !cell.is_empty()).collect()
+    };
+    let (headings, first) = (cells("STORE "), cells("1 "));
+    assert_eq!(headings.len(), first.len(), "{text}");
+    let shown: Vec<_> = headings.into_iter().zip(first).collect();
+    let (uptime, others) = shown.split_last().expect("there are columns");
+    assert_eq!(uptime.0, "UPTIME");
+    assert_eq!(
+        others,
+        [
+            ("STORE", "1"),
+            ("ADDRESS", "host1:1"),
+            ("STATE", "up"),
+            ("HEALTH", "serving"),
+            ("HEARTBEAT", "1s ago"),
+            ("PEERS", "1"),
+            ("LEADS", "0"),
+            ("READS/S", "6.0"),
+            ("WRITES/S", "0.5"),
+            ("P99", "300us"),
+            ("FREE", "3.0 GiB"),
+            ("OF", "8.0 GiB"),
+            ("~KEYS", "70"),
+            ("DATA", "5.0 MiB"),
+        ]
+    );
     let object = serde_json::to_value(&screen).expect("an object");
     assert_eq!(object["alarms"], 2);
     assert_eq!(object["findings"][0]["store_id"], 3);
