@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdb_proto::auth::{GuardState, Rights, TokenFile};
+use rdb_proto::auth::{GuardState, Moment, Rights, TokenFile};
 use rdb_proto::authpb::auth_client::AuthClient;
 use rdb_proto::authpb::{GetRightsRequest, GetRightsResponse};
 use rdb_proto::rare_line::RareLine;
@@ -62,6 +62,17 @@ pub(crate) struct RightsKeeper {
     is_stale: bool,
 }
 
+/// What a placement driver was asked.
+#[derive(Debug, Clone, Copy)]
+struct Question {
+    /// The position of the one that was asked.
+    asked: usize,
+    /// When. The answer says what held then, or later.
+    at: Moment,
+    /// The version that need not be sent again. 0: all are to be sent.
+    known_version: u64,
+}
+
 /// Why a try has failed: what the placement driver has said, and that in words.
 #[derive(Debug)]
 struct NotRenewed(TroubleKind, String);
@@ -113,9 +124,13 @@ impl RightsKeeper {
     async fn renew(&mut self) -> Result<(), Trouble> {
         let taken_in_by = *self.taken_in_by.borrow_and_update();
         let (asked, has_taken_in) = (taken_in_by.unwrap_or(self.next), taken_in_by.is_some());
-        let known_version = self.known_version(asked);
-        let answer = self.ask(asked, known_version).await;
-        let learned = self.learn(answer, asked, known_version, has_taken_in).await;
+        let question = Question {
+            asked,
+            at: Moment::now(),
+            known_version: self.known_version(asked),
+        };
+        let answer = self.ask(question).await;
+        let learned = self.learn(answer, question, has_taken_in).await;
         learned.map_err(|NotRenewed(kind, cause)| {
             self.copied_from = None;
             self.next = self.placement_drivers.after(asked);
@@ -132,13 +147,12 @@ impl RightsKeeper {
     async fn learn(
         &mut self,
         answer: Result<GetRightsResponse, Status>,
-        asked: usize,
-        known_version: u64,
+        question: Question,
         has_taken_in: bool,
     ) -> Result<(), NotRenewed> {
         let status = match answer {
             Ok(response) if response.enforced => {
-                return self.take(asked, known_version, response).await;
+                return self.take(question, response).await;
             }
             Ok(_) => return self.lift(has_taken_in).await,
             Err(status) => status,
@@ -155,7 +169,7 @@ impl RightsKeeper {
         Err(NotRenewed(kind, cause))
     }
 
-    /// The version that need not be sent again. 0: all are to be sent.
+    /// See [`Question`].
     fn known_version(&mut self, asked: usize) -> u64 {
         self.ask_count = self.ask_count.wrapping_add(1);
         if self.copied_from != Some(asked) || self.ask_count.is_multiple_of(ASKS_PER_FULL) {
@@ -166,11 +180,14 @@ impl RightsKeeper {
 
     /// A token that is new in this store's file is tried first, and used from then on if it is taken. If it is refused, the one from before
     /// asks. What nobody has checked stays untried: a placement driver that enforces no rights takes any.
-    async fn ask(&self, position: usize, known_version: u64) -> Result<GetRightsResponse, Status> {
-        let question = || GetRightsRequest { known_version };
+    async fn ask(&self, question: Question) -> Result<GetRightsResponse, Status> {
+        let position = question.asked;
+        let message = GetRightsRequest {
+            known_version: question.known_version,
+        };
         let file = self.placement_drivers.token();
         if let Some((file, token)) = file.and_then(|file| Some((file, file.untried()?))) {
-            let request = token.request(question());
+            let request = token.request(message);
             match self.ask_with(position, request).await {
                 Err(status) if refuses_identity(&status) => {
                     file.note_refused(&token, status.message());
@@ -184,7 +201,7 @@ impl RightsKeeper {
                 }
             }
         }
-        let request = self.placement_drivers.request(question());
+        let request = self.placement_drivers.request(message);
         self.ask_with(position, request).await
     }
 
@@ -204,15 +221,14 @@ impl RightsKeeper {
     /// Rights are enforced, and these are the present ones. If those cannot be used, the store is closed nevertheless.
     async fn take(
         &mut self,
-        asked: usize,
-        known_version: u64,
+        question: Question,
         response: GetRightsResponse,
     ) -> Result<(), NotRenewed> {
         let rights = match response.rights {
             Some(message) => Rights::of(&message).map(Some).map_err(|error| {
                 format!("the placement driver enforces rights, and those that it has sent cannot be used: {error}")
             }),
-            None if known_version > 0 => Ok(None),
+            None if question.known_version > 0 => Ok(None),
             None => Err("the placement driver enforces rights, and has sent none".to_owned()),
         };
         let rights = match rights {
@@ -230,10 +246,10 @@ impl RightsKeeper {
                 if guard.version() != Some(version) {
                     tracing::info!(version, "the rights of this version hold here now");
                 }
-                guard.set(Some(Arc::new(rights)));
-                self.copied_from = Some(asked);
+                guard.set_asked_at(question.at, Arc::new(rights));
+                self.copied_from = Some(question.asked);
             }
-            None => guard.renew(),
+            None => guard.renew(question.at),
         }
         self.keep_mark(true).await;
         self.copy.note_told();
@@ -376,6 +392,15 @@ mod tests {
         TempDir::new().expect("the temporary directory can be written")
     }
 
+    /// One that is asked now, by a store that knows nothing.
+    fn question() -> Question {
+        Question {
+            asked: 0,
+            at: Moment::now(),
+            known_version: 0,
+        }
+    }
+
     fn enforced(rights: Option<authpb::Rights>) -> GetRightsResponse {
         GetRightsResponse {
             enforced: true,
@@ -418,7 +443,9 @@ mod tests {
             }
             let mut keeper = keeper(directory, self == Self::New, Duration::from_secs(3600));
             if self == Self::Holding {
-                let taken = keeper.take(0, 0, enforced(Some(rights(Vec::new())))).await;
+                let taken = keeper
+                    .take(question(), enforced(Some(rights(Vec::new()))))
+                    .await;
                 taken.expect("they can be used");
             }
             keeper
@@ -462,10 +489,10 @@ mod tests {
                 for (has_taken_in, expected) in [false, true].into_iter().zip(of_row) {
                     let directory = directory();
                     let mut keeper = from.keeper(&directory).await;
-                    let mut learned = keeper.learn(answer.clone(), 0, 0, has_taken_in).await;
+                    let mut learned = keeper.learn(answer.clone(), question(), has_taken_in).await;
                     // A mark that takes the disk long is tried again with each answer.
                     while keeper.copy.warning().is_some() {
-                        learned = keeper.learn(answer.clone(), 0, 0, has_taken_in).await;
+                        learned = keeper.learn(answer.clone(), question(), has_taken_in).await;
                     }
                     let to = Row::of(&keeper, &directory);
                     assert_eq!(to, expected, "{from:?}, {answer:?}: {learned:?}");
@@ -488,7 +515,7 @@ mod tests {
         for sent in [Some(rights(vec![user])), None] {
             let directory = directory();
             let mut keeper = Row::Open.keeper(&directory).await;
-            let trouble = keeper.take(0, 0, enforced(sent)).await;
+            let trouble = keeper.take(question(), enforced(sent)).await;
             trouble.expect_err("they cannot be used");
             assert!(keeper.copy.refuses());
             assert!(directory.path().join(Mark::FILE).exists());
@@ -499,9 +526,11 @@ mod tests {
     async fn rights_that_cannot_be_used_leave_those_that_hold() {
         let directory = directory();
         let mut keeper = Row::Open.keeper(&directory).await;
-        let taken = keeper.take(0, 0, enforced(Some(rights(Vec::new())))).await;
+        let taken = keeper
+            .take(question(), enforced(Some(rights(Vec::new()))))
+            .await;
         taken.expect("they can be used");
-        let trouble = keeper.take(0, 0, enforced(None)).await;
+        let trouble = keeper.take(question(), enforced(None)).await;
         trouble.expect_err("there are none");
         assert_eq!(keeper.copy.guard().version(), Some(1));
         assert!(!keeper.copy.refuses());
@@ -513,7 +542,9 @@ mod tests {
         let mut keeper = keeper(&directory, false, Duration::ZERO);
         for _ in 0..2 {
             assert!(!keeper.has_become_stale(), "nothing is enforced");
-            let taken = keeper.take(0, 0, enforced(Some(rights(Vec::new())))).await;
+            let taken = keeper
+                .take(question(), enforced(Some(rights(Vec::new()))))
+                .await;
             taken.expect("they can be used");
             // Once a millisecond is over.
             while !keeper.has_become_stale() {
@@ -537,7 +568,7 @@ mod tests {
             let directory = directory();
             let mut keeper = Row::Open.keeper(&directory).await;
             let copy = Arc::clone(&keeper.copy);
-            let mut taking = pin!(keeper.take(0, 0, enforced(Some(rights(Vec::new())))));
+            let mut taking = pin!(keeper.take(question(), enforced(Some(rights(Vec::new())))));
             assert!(poll_immediate(taking.as_mut()).await.is_none());
             assert!(!copy.guard().is_enforced());
             drop(release);
@@ -552,7 +583,9 @@ mod tests {
     async fn all_rights_are_asked_for_of_another_and_now_and_then() {
         let directory = directory();
         let mut keeper = Row::Open.keeper(&directory).await;
-        let taken = keeper.take(0, 0, enforced(Some(rights(Vec::new())))).await;
+        let taken = keeper
+            .take(question(), enforced(Some(rights(Vec::new()))))
+            .await;
         taken.expect("they can be used");
         assert_eq!(keeper.known_version(1), 0, "of another one");
         let asked = (0..ASKS_PER_FULL).filter(|_| keeper.known_version(0) == 0);
