@@ -273,7 +273,7 @@ impl RightsKeeper {
         Ok(())
     }
 
-    /// A placement driver knows no rights. A store that is new serves everybody once such a one has taken it in. Nothing else changes.
+    /// A placement driver knows no rights. A store that was told nothing serves everybody once such a one has taken it in. Nothing else changes.
     async fn do_without(
         &mut self,
         mut cause: String,
@@ -336,7 +336,7 @@ impl RightsKeeper {
 
     /// Says how it went: in the log when that is new, or has lasted, and in the health.
     fn tell(&mut self, trouble: Option<Trouble>) {
-        // A new store that waits for its registration says so itself.
+        // A store that was told nothing and waits for its registration says so itself.
         let has_begun = self.copy.is_told() || self.taken_in_by.borrow().is_some();
         let is_enforced = self.copy.guard().is_enforced() && has_begun;
         if let Some(Trouble { cause, .. }) = &trouble {
@@ -412,11 +412,11 @@ mod tests {
         authpb::Rights { version: 1, users }
     }
 
-    fn keeper(directory: &TempDir, is_new: bool, stale_max: Duration) -> RightsKeeper {
+    fn keeper(directory: &TempDir, asks_first: bool, stale_max: Duration) -> RightsKeeper {
         let drivers =
             PlacementDrivers::new(&[], Connector::default(), None).expect("there are none");
         let mark = Mark::open(directory.path());
-        let copy = RightsCopy::new(mark.may_be_there(), is_new, stale_max);
+        let copy = RightsCopy::new(mark.may_be_there(), asks_first, stale_max);
         RightsKeeper::new(drivers, Arc::new(copy), mark)
     }
 
