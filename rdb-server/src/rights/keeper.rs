@@ -375,16 +375,21 @@ impl RightsKeeper {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::{self, ErrorKind};
     use std::pin::pin;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
     use std::sync::mpsc;
 
+    use bytes::Bytes;
     use futures::future::poll_immediate;
     use rdb_proto::authpb::{self, Grant, User};
+    use rdb_proto::transport::Connector;
     use tempfile::TempDir;
+    use tokio::io::{DuplexStream, duplex};
     use tokio::runtime::Builder;
     use tokio::task::{spawn_blocking, yield_now};
-
-    use rdb_proto::transport::Connector;
+    use tokio::time::timeout;
+    use tonic::codegen::http::{HeaderMap, HeaderValue, Response};
 
     use super::*;
 
@@ -577,6 +582,63 @@ mod tests {
             assert!(directory.path().join(Mark::FILE).exists());
             let _ = occupied.await.expect("it ends");
         });
+    }
+
+    /// A connection to a placement driver that says that rights are not enforced. It counts the questions.
+    fn answering(asked: Arc<AtomicU64>) -> DuplexStream {
+        let (client, server) = duplex(64 << 10);
+        tokio::spawn(async move {
+            let connection = h2::server::handshake(server).await;
+            let mut connection = connection.expect("a client");
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                asked.fetch_add(1, Relaxed);
+                tokio::spawn(async move {
+                    let mut question = request.into_body();
+                    while question.data().await.is_some() {}
+                    let answer = respond.send_response(Response::new(()), false);
+                    let mut answer = answer.expect("it is waited for");
+                    // A message without fields.
+                    let sent = answer.send_data(Bytes::from_static(&[0; 5]), false);
+                    sent.expect("it is waited for");
+                    let mut ok = HeaderMap::new();
+                    ok.insert("grpc-status", HeaderValue::from_static("0"));
+                    answer.send_trailers(ok).expect("it is waited for");
+                });
+            }
+        });
+        client
+    }
+
+    /// What is promised of a change depends on it, see [`TAKES_EFFECT_MAX`].
+    #[tokio::test(start_paused = true)]
+    async fn a_placement_driver_is_asked_every_two_seconds_whether_it_answers_or_not() {
+        const MINUTE: Duration = Duration::from_secs(60);
+        for answers in [true, false] {
+            let asked = Arc::<AtomicU64>::default();
+            let counted = Arc::clone(&asked);
+            let connector = Connector::new(move |_| {
+                let counted = Arc::clone(&counted);
+                async move {
+                    if answers {
+                        return Ok(answering(counted));
+                    }
+                    counted.fetch_add(1, Relaxed);
+                    Err(io::Error::from(ErrorKind::ConnectionRefused))
+                }
+            });
+            let drivers = PlacementDrivers::new(&["pd:1".to_owned()], connector, None);
+            let drivers = drivers.expect("an address");
+            drivers.note_taken_in(0);
+            let directory = directory();
+            let mark = Mark::open(directory.path());
+            let copy = RightsCopy::new(false, false, 60 * MINUTE);
+            let keeper = RightsKeeper::new(drivers, Arc::new(copy), mark);
+            assert!(timeout(MINUTE, keeper.run()).await.is_err(), "it goes on");
+            let asked = asked.load(Relaxed);
+            // Tries that fail are repeated sooner.
+            let most = if answers { 31 } else { u64::MAX };
+            assert!((30..=most).contains(&asked), "{answers}: {asked}");
+        }
     }
 
     #[tokio::test]

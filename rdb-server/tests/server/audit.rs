@@ -30,7 +30,7 @@ use tonic::transport::Channel;
 
 use crate::configuration::program;
 use crate::disk_full::SmallDisk;
-use crate::harness::{Cluster, Metrics, Node, connect, found, http_get, skipped};
+use crate::harness::{Cluster, Metrics, Node, connect, found, guarded, http_get, skipped};
 
 const KEY: &str = "a key that is nobody's business";
 const OTHER_KEY: &str = "b key that is nobody's business";
@@ -373,6 +373,40 @@ async fn a_log_can_be_in_a_directory_that_is_made_with_the_data_directory() {
     cluster.pd.start_serving().await;
     cluster.store.start_serving().await;
     assert!(log.exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_rotated_at_the_size_that_the_flag_says() {
+    const BYTES_MAX: u64 = 1 << 20;
+    // Lines are written in pieces.
+    const PIECE_BYTES_MAX: u64 = 128 << 10;
+    let mut cluster = Cluster::prepare();
+    let log = cluster.directory.path().join("audit.log");
+    audit(&mut cluster.store, &log);
+    cluster.store = cluster.store.with_flag("--audit-log-max-mib", "1");
+    cluster
+        .store
+        .set_environment("RDB_SERVER_AUDIT_WRITES", "true");
+    cluster.pd.start_serving().await;
+    cluster.store.start_serving().await;
+    let mut raw = KvRawClient::new(channel(&cluster.store).await);
+    // Their line has each key, so it is long.
+    let keys = (0..64).map(|number| format!("{number:02}").into());
+    let batch = RawBatchDeleteRequest {
+        keys: keys.collect(),
+        ..RawBatchDeleteRequest::default()
+    };
+    let rotated = log.with_extension("log.1");
+    let written = async {
+        while !rotated.exists() {
+            let deleted = raw.raw_batch_delete(batch.clone()).await;
+            deleted.expect("answered");
+        }
+    };
+    guarded("it is rotated", written).await;
+    let bytes = fs::metadata(&rotated).expect("it is there").len();
+    let fitting = BYTES_MAX - PIECE_BYTES_MAX..=BYTES_MAX;
+    assert!(fitting.contains(&bytes), "{bytes}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
