@@ -81,8 +81,9 @@ pub struct Config {
     pub tls_ca: Option<PathBuf>,
 
     /// The token of this store, a line `flaredb_…`: shown to placement drivers and to other stores, which let in none without one when
-    /// rights are enforced. Its user has the role `store`. The file is read again when it changes. A store whose certificate is that
-    /// of such a user needs none.
+    /// rights are enforced. Its user has the role `store`. The file is read again when it changes. With a token a store serves
+    /// nobody after its start until a placement driver has said whether rights are enforced. A store whose certificate is that of such a
+    /// user needs none.
     #[arg(long, env = "RDB_SERVER_AUTH_TOKEN_FILE", value_name = "FILE")]
     pub auth_token_file: Option<PathBuf>,
 

@@ -126,7 +126,7 @@ impl Placement {
         let rights = Arc::clone(&self.rights);
         if timeout(TOLD_PATIENCE, rights.told()).await.is_err() {
             tracing::warn!(
-                "registered, and not told yet whether rights are enforced: this store takes no regions before"
+                "registered, and not told yet whether rights are enforced: this store refuses calls and takes no regions before"
             );
         }
         let (mut groups, mut news) = (self.regions.states(), self.regions.news());

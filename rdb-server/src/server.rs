@@ -264,7 +264,9 @@ impl Opened {
         let regions = Arc::new(regions.await?);
         let has_regions = regions.restore().await?;
         let is_marked = mark.may_be_there();
-        let rights = RightsCopy::new(is_marked, !has_regions, config.auth_stale_max());
+        // A store with a token is of a cluster that may enforce rights by now.
+        let asks_first = !has_regions || config.auth_token_file.is_some();
+        let rights = RightsCopy::new(is_marked, asks_first, config.auth_stale_max());
         Ok(Self {
             telemetry,
             router,

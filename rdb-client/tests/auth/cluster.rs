@@ -35,6 +35,9 @@ const TOKEN_FILE: &str = "--auth-token-file";
 /// The name in the certificate of servers.
 pub(crate) const SERVER_SUBJECT: &str = "CN=server";
 
+/// Most replicas of the region. Stores beyond that are there to take others' places.
+pub(crate) const REPLICAS_MAX: usize = 3;
+
 /// What a cluster is made of.
 pub(crate) struct Setup {
     pub(crate) stores: usize,
@@ -96,7 +99,8 @@ impl Enforcing {
             .is_encrypted
             .then(|| Encryption::make(&directory.path().join("tls"), &setup.also_trusts));
         let pd = Node::placement_driver(directory.path().join("pd"));
-        let pd = pd.with_flag("--initial-replicas", &setup.stores.to_string());
+        let replicas = setup.stores.min(REPLICAS_MAX);
+        let pd = pd.with_flag("--initial-replicas", &replicas.to_string());
         let pd = audited(pd.with_status(), directory.path());
         let mut pd = secured(pd, encryption.as_ref());
         enforce(&mut pd, setup.is_enforced);

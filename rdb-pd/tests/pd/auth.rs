@@ -1,6 +1,7 @@
 //! Users and what they may do, over the wire: what is refused, what is kept, and what takes effect when.
 
 use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 
 use futures::StreamExt;
@@ -16,6 +17,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::http::{Metrics, http_get};
+use super::skipped::skipped;
 use super::*;
 
 /// A call of whoever has this token. An empty one is none.
@@ -201,6 +203,37 @@ async fn first_admins_that_are_asked_for_at_once_are_one() {
     let mut users = users;
     let root = made.into_iter().next().unwrap().unwrap();
     assert_eq!(users.names(&root).await.len(), 1);
+    stop(pd, users).await;
+}
+
+/// The address that this machine has in its network, if it is in one.
+fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Nothing is sent: only the way to an address for documentation is looked up.
+    socket.connect("192.0.2.1:9").ok()?;
+    let own = socket.local_addr().ok()?.ip();
+    (!own.is_loopback()).then_some(own)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_admin_is_made_over_a_loopback_address_and_no_other() {
+    let Some(own_address) = own_address() else {
+        return skipped("this machine is in no network");
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let everywhere = |config: &mut Config| {
+        config.addr = "0.0.0.0:0".parse().unwrap();
+        config.auth = true;
+    };
+    let pd = start_with(directory.path(), everywhere).await.unwrap();
+    let port = pd.pd.local_addr().port();
+    let mut elsewhere = Users::at(&format!("{own_address}:{port}")).await;
+    let refused = elsewhere.enable("eve").await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert_eq!(details(&refused).unwrap().fate(), Fate::NotApplied);
+    drop(elsewhere);
+    let mut users = Users::at(&format!("127.0.0.1:{port}")).await;
+    users.enable("root").await.unwrap();
     stop(pd, users).await;
 }
 

@@ -8,6 +8,8 @@ mod auth;
 mod http;
 mod membership;
 mod replicas;
+#[path = "../../../rdb-storage/tests/storage/skipped.rs"]
+mod skipped;
 mod status;
 
 use std::path::Path;

@@ -10,6 +10,9 @@ use crate::transport::tls::PeerIdentity;
 /// Most bytes that an event keeps of a user's name, of a request and of a cause.
 pub(super) const TEXT_BYTES_MAX: usize = 256;
 
+/// Most keys that an event names one by one. The events that can wait take up to 32 MiB for them.
+pub const EVENT_KEYS_MAX: usize = 64;
+
 /// Whose call an event is about.
 #[derive(Debug, Clone, Default)]
 pub struct AuditCaller {
@@ -49,8 +52,10 @@ pub struct AuditEvent {
     pub command: Option<&'static str>,
     /// How many keys or commands the line stands for. 1 is not written.
     pub count: usize,
-    /// The key, the first of several, the prefix of a grant, or where a range begins.
+    /// The key, the first of several or the refused one, the prefix of a grant, or where a range begins.
     pub key: Option<AuditKey>,
+    /// Each key, or the first [`EVENT_KEYS_MAX`], where there are several and each is told of.
+    pub keys: Vec<AuditKey>,
     /// Where a range ends.
     pub end_key: Option<AuditKey>,
     /// The outcome, see [`outcome_of`](super::outcome_of). Commands also have the outcomes of `flaredb_commands_total`.
@@ -75,6 +80,7 @@ impl AuditEvent {
             command: None,
             count: 1,
             key: None,
+            keys: Vec::new(),
             end_key: None,
             outcome,
             cause: Cow::Borrowed(""),

@@ -60,6 +60,13 @@ impl Lines {
             if let Some(key) = event.key {
                 members.key(("key_bytes", "key_hash"), key);
             }
+            if !event.keys.is_empty() {
+                members.keys(&event.keys);
+                let left_out = event.count.saturating_sub(event.keys.len());
+                if left_out > 0 {
+                    members.number("keys_left_out", left_out as u64);
+                }
+            }
             if let Some(key) = event.end_key {
                 members.key(("end_key_bytes", "end_key_hash"), key);
             }
@@ -134,6 +141,20 @@ impl Members<'_> {
     fn key(&mut self, (bytes, hash): (&str, &str), key: AuditKey) {
         self.number(bytes, key.bytes as u64);
         self.shown(hash, format_args!("{:016x}", key.hash));
+    }
+
+    fn keys(&mut self, keys: &[AuditKey]) {
+        self.name("keys");
+        let mut before = '[';
+        for AuditKey { bytes, hash } in keys {
+            write!(
+                self.0,
+                "{before}{{\"bytes\":{bytes},\"hash\":\"{hash:016x}\"}}"
+            )
+            .expect("memory takes it");
+            before = ',';
+        }
+        self.0.push(b']');
     }
 
     fn name(&mut self, name: &str) {
@@ -247,6 +268,23 @@ mod tests {
                  \"end_key_bytes\":0,\"end_key_hash\":\"ffffffffffffffff\",\"outcome\":\"denied\",\"cause\":\"because\"}}\n"
             )
         );
+    }
+
+    #[test]
+    fn the_keys_of_a_batch_are_listed_and_those_that_are_left_out_are_counted() {
+        let mut event = event();
+        let key = |hash| AuditKey { bytes: 4, hash };
+        (event.key, event.keys) = (Some(key(0xbeef)), vec![key(0xbeef), key(1)]);
+        for (count, left_out) in [(2, ""), (3, ",\"keys_left_out\":1")] {
+            event.count = count;
+            let line = text(|lines, to| lines.event(UNIX_EPOCH + AT, &event, to));
+            let members = format!(
+                ",\"count\":{count},\"key_bytes\":4,\"key_hash\":\"000000000000beef\",\
+                 \"keys\":[{{\"bytes\":4,\"hash\":\"000000000000beef\"}},{{\"bytes\":4,\"hash\":\"0000000000000001\"}}]{left_out},\
+                 \"outcome\":\"denied\"}}\n"
+            );
+            assert!(line.ends_with(&members), "{line}");
+        }
     }
 
     #[test]

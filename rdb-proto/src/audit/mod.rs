@@ -26,7 +26,7 @@ mod time;
 mod writer;
 
 pub use error::AuditError;
-pub use event::{AuditCaller, AuditEvent, AuditRank};
+pub use event::{AuditCaller, AuditEvent, AuditRank, EVENT_KEYS_MAX};
 pub use key_hash::AuditKey;
 pub use log::{AuditLog, AuditOptions, DEFAULT_FILE_MIB_MAX, FILE_MIB};
 pub use outcome::outcome_of;

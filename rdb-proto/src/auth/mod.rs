@@ -40,8 +40,8 @@ mod token_file;
 pub(crate) use enforcing::Credentials;
 #[cfg(feature = "process")]
 pub use enforcing::{
-    BadGrant, BadRights, BadUser, Caller, Guard, GuardState, Pass, Refusals, RefusedStores, Rights,
-    check_grant, is_user_name,
+    BadGrant, BadRights, BadUser, Caller, Guard, GuardState, Moment, Pass, Refusals, RefusedStores,
+    Rights, check_grant, is_user_name,
 };
 pub use hyper::header::AUTHORIZATION;
 pub use role::{Keyspace, Permission, Role};

@@ -174,6 +174,9 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// take the same time.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 
+// docs/security.md promises it.
+const _: () = assert!(PREFACE_TIMEOUT.as_secs() == 5);
+
 /// How long a server waits, once asked to stop, for the work in flight. This, [`CLOSE_TIMEOUT`], [`AUDIT_END_TIMEOUT`] and
 /// [`EXIT_TIMEOUT`] together stay below 10 s.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);

@@ -3,12 +3,14 @@
 //! A command that is a call is one line, with the number of its keys. So is a message of a stream that is refused as a whole. Otherwise each
 //! write of a message has its own, and those commands share one that are refused for the same reason ([`Denials`]): whoever sends thousands
 //! of them in a message writes no thousands of lines.
+//!
+//! The line of a batch has the first key, or the one that its caller had no right to. With `--audit-writes` it has each key, up to a bound.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rdb_proto::audit::{AuditEvent, AuditKey, AuditLog, AuditRank, outcome_of};
+use rdb_proto::audit::{AuditEvent, AuditKey, AuditLog, AuditRank, EVENT_KEYS_MAX, outcome_of};
 use rdb_proto::auth::Pass;
 use rdb_proto::error::Fault;
 use rdb_proto::kvrpc::BatchCommand;
@@ -69,29 +71,67 @@ pub(super) struct AuditedCall {
     rejection: Option<Rejection>,
 }
 
-/// What is told of a key, or of the first one, and of the end of a range.
-type Hashes = (AuditKey, Option<AuditKey>);
+/// The keys of a command that are told of.
+#[derive(Debug)]
+struct CommandKeys<K> {
+    /// The only one, the first one, the refused one, or where a range begins.
+    key: K,
+    /// Those of a batch whose writes are noted, with the first one: at most [`EVENT_KEYS_MAX`]. Otherwise none.
+    each: Vec<K>,
+    /// Where a range ends.
+    end: Option<K>,
+}
 
-/// The key of a command, or the first one, and the end of a range.
+/// The keys of a command.
 #[derive(Debug)]
 enum Keys {
     Unknown,
     /// They keep the buffer of the request. A hash costs more than a read from memory, and most reads need none.
-    Held(Bytes, Option<Bytes>),
-    Hashed(Hashes),
+    Held(CommandKeys<Bytes>),
+    Hashed(CommandKeys<AuditKey>),
+}
+
+impl CommandKeys<Bytes> {
+    fn hashed(&self, log: &AuditLog) -> CommandKeys<AuditKey> {
+        CommandKeys {
+            key: log.key(&self.key),
+            each: self.each.iter().map(|key| log.key(key)).collect(),
+            end: self.end.as_ref().map(|end| log.key(end)),
+        }
+    }
 }
 
 impl AuditedCall {
-    pub(super) fn note_keys(&mut self, count: usize, first: &Bytes, end: Option<&Bytes>) {
-        self.count = count;
-        self.keys = Keys::Held(first.clone(), end.cloned());
+    /// A command of this kind is about these keys, or about those from the first one on and before `end`.
+    pub(super) fn note_keys(&mut self, kind: Kind, keys: &[Bytes], end: Option<&Bytes>) {
+        let Some(first) = keys.first() else {
+            return;
+        };
+        let each = if keys.len() > 1 && is_noted(&self.log, kind, AuditRank::Write) {
+            keys.iter().take(EVENT_KEYS_MAX).cloned().collect()
+        } else {
+            Vec::new()
+        };
+        self.count = keys.len();
+        self.keys = Keys::Held(CommandKeys {
+            key: first.clone(),
+            each,
+            end: end.cloned(),
+        });
+    }
+
+    /// Its caller has no right to this one of the keys, which is told of in place of the first one.
+    pub(super) fn note_denied_key(&mut self, denied_key: &Bytes) {
+        if let Keys::Held(keys) = &mut self.keys {
+            keys.key = denied_key.clone();
+        }
     }
 
     /// A command of this kind has its region: its caller has the right to it. What is not needed any more is let go of.
     pub(super) fn note_routed(&mut self, kind: Kind) {
-        if let Keys::Held(first, end) = &self.keys {
-            self.keys = if self.log.notes_writes() && kind.is_write() {
-                Keys::Hashed(self.hashes(first, end.as_ref()))
+        if let Keys::Held(keys) = &self.keys {
+            self.keys = if is_noted(&self.log, kind, AuditRank::Write) {
+                Keys::Hashed(keys.hashed(&self.log))
             } else {
                 Keys::Unknown
             };
@@ -99,37 +139,39 @@ impl AuditedCall {
     }
 
     pub(super) fn note_rejection(&mut self, rejection: &Rejection) {
+        if let (Rejection::Denied(_), Keys::Held(keys)) = (rejection, &mut self.keys) {
+            // Anybody can cause it without limit.
+            keys.each.clear();
+        }
         if !matches!(rejection, Rejection::Routing(_)) {
             self.rejection = Some(rejection.clone());
         }
     }
 
     /// It was answered so, or given up.
-    pub(super) fn end(&self, call: &Call, kind: Kind, answered: Answered) {
+    pub(super) fn end(self, call: &Call, kind: Kind, answered: Answered) {
         let rejection = self.rejection.as_ref();
         let rank = rank_of(rejection);
         if !is_noted(&self.log, kind, rank) {
             return;
         }
-        let hashes = match &self.keys {
-            Keys::Held(first, end) => Some(self.hashes(first, end.as_ref())),
-            Keys::Hashed(hashes) => Some(*hashes),
-            Keys::Unknown => None,
-        };
         let (outcome, cause) = told(answered, rejection);
-        self.log.note(AuditEvent {
+        let mut event = AuditEvent {
             rank,
             command: Some(kind.name()),
             count: self.count,
-            key: hashes.map(|(key, _)| key),
-            end_key: hashes.and_then(|(_, end_key)| end_key),
             cause,
             ..call.audit_event(outcome)
-        });
-    }
-
-    fn hashes(&self, first: &Bytes, end: Option<&Bytes>) -> Hashes {
-        (self.log.key(first), end.map(|end| self.log.key(end)))
+        };
+        let hashed = match self.keys {
+            Keys::Held(keys) => Some(keys.hashed(&self.log)),
+            Keys::Hashed(hashed) => Some(hashed),
+            Keys::Unknown => None,
+        };
+        if let Some(CommandKeys { key, each, end }) = hashed {
+            (event.key, event.keys, event.end_key) = (Some(key), each, end);
+        }
+        self.log.note(event);
     }
 }
 
@@ -362,6 +404,21 @@ mod tests {
             begun
         }
 
+        /// Ends a batch whose caller lacks the right to one key, or which has too many.
+        fn refuse_batch(&self, keys: &[Bytes], denied_key: Option<&Bytes>) {
+            let commands = &self.figures.commands;
+            let mut batch = commands.begin(Kind::RawBatchDelete, &self.call);
+            batch.note_keys(keys);
+            let rejection = match denied_key {
+                Some(key) => {
+                    batch.note_denied_key(key);
+                    denied()
+                }
+                None => Rejection::Fault(Fault::invalid_argument("keys", None, "too many")),
+            };
+            batch.end::<()>(Err(rejection)).expect_err("passed on");
+        }
+
         /// Command, count, hashes, outcome and cause of each line.
         fn end(self) -> Vec<String> {
             self.writer.end();
@@ -375,6 +432,8 @@ mod tests {
                     "command",
                     "count",
                     "key_hash",
+                    "keys",
+                    "keys_left_out",
                     "end_key_hash",
                     "outcome",
                 ];
@@ -428,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_has_both_ends_and_a_batch_its_number_of_keys() {
+    fn a_range_has_both_ends_and_a_batch_that_is_noted_as_a_write_each_key() {
         let audited = Audited::start(true);
         let [key, end] = hashes(&audited);
         let mut range = audited
@@ -438,20 +497,44 @@ mod tests {
         range.note_range(&"key".into(), &"kez".into());
         range.note_region(1);
         assert!(range.end(Ok(())).is_ok());
-        let mut batch = audited
-            .figures
-            .commands
-            .begin(Kind::RawBatchDelete, &audited.call);
-        batch.note_keys(&["key".into(), "kez".into()]);
-        let invalid = Fault::invalid_argument("keys", None, "too many");
-        let refused = batch.end::<()>(Err(Rejection::Fault(invalid)));
-        refused.expect_err("passed on");
+        audited.refuse_batch(&["key".into(), "kez".into()], None);
+        let each = format!(r#"[{{"bytes":3,"hash":"{key}"}},{{"bytes":3,"hash":"{end}"}}]"#);
         assert_eq!(
             audited.end(),
             [
                 format!("raw_delete_range {key} {end} ok"),
-                format!("raw_batch_delete 2 {key} invalid too many"),
+                format!("raw_batch_delete 2 {key} {each} invalid too many"),
             ]
+        );
+    }
+
+    #[test]
+    fn a_batch_that_is_denied_has_the_key_that_is_to_blame_and_no_other() {
+        for notes_writes in [false, true] {
+            let audited = Audited::start(notes_writes);
+            let [_, denied] = hashes(&audited);
+            audited.refuse_batch(&["key".into(), "kez".into()], Some(&"kez".into()));
+            assert_eq!(
+                audited.end(),
+                [format!(
+                    "raw_batch_delete 2 {denied} denied a right is missing"
+                )]
+            );
+        }
+    }
+
+    #[test]
+    fn a_line_names_no_more_keys_than_its_bound_and_counts_the_rest() {
+        let audited = Audited::start(true);
+        let [key, _] = hashes(&audited);
+        let count = EVENT_KEYS_MAX + 2;
+        audited.refuse_batch(&vec![Bytes::from("key"); count], None);
+        let each = vec![format!(r#"{{"bytes":3,"hash":"{key}"}}"#); EVENT_KEYS_MAX].join(",");
+        assert_eq!(
+            audited.end(),
+            [format!(
+                "raw_batch_delete {count} {key} [{each}] 2 invalid too many"
+            )]
         );
     }
 

@@ -3,6 +3,7 @@
 //! A command is one operation, whether it came in a call of its own or in a message with others.
 
 use std::fmt;
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -376,25 +377,30 @@ impl<'a> Begun<'a> {
 
     /// It is about `key`.
     pub(crate) fn note_key(&mut self, key: &Bytes) {
-        self.note_first_key(1, key, None);
+        self.note(slice::from_ref(key), None);
     }
 
     /// It is about these keys.
     pub(crate) fn note_keys(&mut self, keys: &[Bytes]) {
-        if let Some(first) = keys.first() {
-            self.note_first_key(keys.len(), first, None);
+        self.note(keys, None);
+    }
+
+    /// It is refused, since its caller has no right to this one of its keys.
+    pub(crate) fn note_denied_key(&mut self, key: &Bytes) {
+        if let Some(audited) = &mut self.audited {
+            audited.note_denied_key(key);
         }
     }
 
     /// It is about the keys from `start_key` on and before `end_key`.
     pub(crate) fn note_range(&mut self, start_key: &Bytes, end_key: &Bytes) {
-        self.note_first_key(1, start_key, Some(end_key));
+        self.note(slice::from_ref(start_key), Some(end_key));
     }
 
-    fn note_first_key(&mut self, count: usize, first: &Bytes, end: Option<&Bytes>) {
-        self.key = Some(self.commands.slow.tag(first));
+    fn note(&mut self, keys: &[Bytes], end: Option<&Bytes>) {
+        self.key = keys.first().map(|first| self.commands.slow.tag(first));
         if let Some(audited) = &mut self.audited {
-            audited.note_keys(count, first, end);
+            audited.note_keys(self.kind, keys, end);
         }
     }
 

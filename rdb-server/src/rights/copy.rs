@@ -14,7 +14,7 @@ pub(crate) struct RightsCopy {
     guard: Arc<Guard>,
     /// The guard's bound, for what is said of it.
     stale_max: Duration,
-    /// Whether it is known whether rights are enforced. Only a store that is new does not know.
+    /// Whether it is known whether rights are enforced. Only a store that asks first does not know.
     told: watch::Sender<bool>,
     troubles: Mutex<Troubles>,
 }
@@ -68,10 +68,10 @@ impl Trouble {
 }
 
 impl RightsCopy {
-    /// What there is when a store starts: nothing. With the mark it refuses calls until that is otherwise, and so does a store that is new:
-    /// it has no regions, and was never told whether rights are enforced.
-    pub(crate) fn new(is_marked: bool, is_new: bool, stale_max: Duration) -> Self {
-        let guard = if is_marked || is_new {
+    /// What there is when a store starts: nothing. With the mark it refuses calls until that is otherwise. So does a store that
+    /// `asks_first` whether rights are enforced.
+    pub(crate) fn new(is_marked: bool, asks_first: bool, stale_max: Duration) -> Self {
+        let guard = if is_marked || asks_first {
             Guard::refusing()
         } else {
             Guard::off()
@@ -79,7 +79,7 @@ impl RightsCopy {
         Self {
             guard: Arc::new(guard.with_stale_max(stale_max)),
             stale_max,
-            told: watch::Sender::new(is_marked || !is_new),
+            told: watch::Sender::new(is_marked || !asks_first),
             troubles: Mutex::default(),
         }
     }
@@ -213,8 +213,8 @@ mod tests {
         let unmarked = RightsCopy::new(false, false, STALE_MAX);
         assert_eq!((unmarked.refusal(), unmarked.warning()), (None, None));
         assert!(unmarked.is_told() && !unmarked.refuses());
-        let new = RightsCopy::new(false, true, STALE_MAX);
-        assert!(!new.is_told() && new.refuses());
+        let asking = RightsCopy::new(false, true, STALE_MAX);
+        assert!(!asking.is_told() && asking.refuses());
         let marked = RightsCopy::new(true, false, STALE_MAX);
         assert!(marked.is_told() && marked.refuses());
         marked.note_renewal(Some(trouble(NoAnswer)));

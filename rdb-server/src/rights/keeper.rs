@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdb_proto::auth::{GuardState, Rights, TokenFile};
+use rdb_proto::auth::{GuardState, Moment, Rights, TokenFile};
 use rdb_proto::authpb::auth_client::AuthClient;
 use rdb_proto::authpb::{GetRightsRequest, GetRightsResponse};
 use rdb_proto::rare_line::RareLine;
@@ -62,6 +62,17 @@ pub(crate) struct RightsKeeper {
     is_stale: bool,
 }
 
+/// What a placement driver was asked.
+#[derive(Debug, Clone, Copy)]
+struct Question {
+    /// The position of the one that was asked.
+    asked: usize,
+    /// When. The answer says what held then, or later.
+    at: Moment,
+    /// The version that need not be sent again. 0: all are to be sent.
+    known_version: u64,
+}
+
 /// Why a try has failed: what the placement driver has said, and that in words.
 #[derive(Debug)]
 struct NotRenewed(TroubleKind, String);
@@ -113,9 +124,13 @@ impl RightsKeeper {
     async fn renew(&mut self) -> Result<(), Trouble> {
         let taken_in_by = *self.taken_in_by.borrow_and_update();
         let (asked, has_taken_in) = (taken_in_by.unwrap_or(self.next), taken_in_by.is_some());
-        let known_version = self.known_version(asked);
-        let answer = self.ask(asked, known_version).await;
-        let learned = self.learn(answer, asked, known_version, has_taken_in).await;
+        let question = Question {
+            asked,
+            at: Moment::now(),
+            known_version: self.known_version(asked),
+        };
+        let answer = self.ask(question).await;
+        let learned = self.learn(answer, question, has_taken_in).await;
         learned.map_err(|NotRenewed(kind, cause)| {
             self.copied_from = None;
             self.next = self.placement_drivers.after(asked);
@@ -132,13 +147,12 @@ impl RightsKeeper {
     async fn learn(
         &mut self,
         answer: Result<GetRightsResponse, Status>,
-        asked: usize,
-        known_version: u64,
+        question: Question,
         has_taken_in: bool,
     ) -> Result<(), NotRenewed> {
         let status = match answer {
             Ok(response) if response.enforced => {
-                return self.take(asked, known_version, response).await;
+                return self.take(question, response).await;
             }
             Ok(_) => return self.lift(has_taken_in).await,
             Err(status) => status,
@@ -155,7 +169,7 @@ impl RightsKeeper {
         Err(NotRenewed(kind, cause))
     }
 
-    /// The version that need not be sent again. 0: all are to be sent.
+    /// See [`Question`].
     fn known_version(&mut self, asked: usize) -> u64 {
         self.ask_count = self.ask_count.wrapping_add(1);
         if self.copied_from != Some(asked) || self.ask_count.is_multiple_of(ASKS_PER_FULL) {
@@ -166,11 +180,14 @@ impl RightsKeeper {
 
     /// A token that is new in this store's file is tried first, and used from then on if it is taken. If it is refused, the one from before
     /// asks. What nobody has checked stays untried: a placement driver that enforces no rights takes any.
-    async fn ask(&self, position: usize, known_version: u64) -> Result<GetRightsResponse, Status> {
-        let question = || GetRightsRequest { known_version };
+    async fn ask(&self, question: Question) -> Result<GetRightsResponse, Status> {
+        let position = question.asked;
+        let message = GetRightsRequest {
+            known_version: question.known_version,
+        };
         let file = self.placement_drivers.token();
         if let Some((file, token)) = file.and_then(|file| Some((file, file.untried()?))) {
-            let request = token.request(question());
+            let request = token.request(message);
             match self.ask_with(position, request).await {
                 Err(status) if refuses_identity(&status) => {
                     file.note_refused(&token, status.message());
@@ -184,7 +201,7 @@ impl RightsKeeper {
                 }
             }
         }
-        let request = self.placement_drivers.request(question());
+        let request = self.placement_drivers.request(message);
         self.ask_with(position, request).await
     }
 
@@ -204,15 +221,14 @@ impl RightsKeeper {
     /// Rights are enforced, and these are the present ones. If those cannot be used, the store is closed nevertheless.
     async fn take(
         &mut self,
-        asked: usize,
-        known_version: u64,
+        question: Question,
         response: GetRightsResponse,
     ) -> Result<(), NotRenewed> {
         let rights = match response.rights {
             Some(message) => Rights::of(&message).map(Some).map_err(|error| {
                 format!("the placement driver enforces rights, and those that it has sent cannot be used: {error}")
             }),
-            None if known_version > 0 => Ok(None),
+            None if question.known_version > 0 => Ok(None),
             None => Err("the placement driver enforces rights, and has sent none".to_owned()),
         };
         let rights = match rights {
@@ -230,10 +246,10 @@ impl RightsKeeper {
                 if guard.version() != Some(version) {
                     tracing::info!(version, "the rights of this version hold here now");
                 }
-                guard.set(Some(Arc::new(rights)));
-                self.copied_from = Some(asked);
+                guard.set_asked_at(question.at, Arc::new(rights));
+                self.copied_from = Some(question.asked);
             }
-            None => guard.renew(),
+            None => guard.renew(question.at),
         }
         self.keep_mark(true).await;
         self.copy.note_told();
@@ -257,7 +273,7 @@ impl RightsKeeper {
         Ok(())
     }
 
-    /// A placement driver knows no rights. A store that is new serves everybody once such a one has taken it in. Nothing else changes.
+    /// A placement driver knows no rights. A store that was told nothing serves everybody once such a one has taken it in. Nothing else changes.
     async fn do_without(
         &mut self,
         mut cause: String,
@@ -320,7 +336,7 @@ impl RightsKeeper {
 
     /// Says how it went: in the log when that is new, or has lasted, and in the health.
     fn tell(&mut self, trouble: Option<Trouble>) {
-        // A new store that waits for its registration says so itself.
+        // A store that was told nothing and waits for its registration says so itself.
         let has_begun = self.copy.is_told() || self.taken_in_by.borrow().is_some();
         let is_enforced = self.copy.guard().is_enforced() && has_begun;
         if let Some(Trouble { cause, .. }) = &trouble {
@@ -359,21 +375,35 @@ impl RightsKeeper {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::{self, ErrorKind};
     use std::pin::pin;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
     use std::sync::mpsc;
 
+    use bytes::Bytes;
     use futures::future::poll_immediate;
     use rdb_proto::authpb::{self, Grant, User};
+    use rdb_proto::transport::Connector;
     use tempfile::TempDir;
+    use tokio::io::{DuplexStream, duplex};
     use tokio::runtime::Builder;
     use tokio::task::{spawn_blocking, yield_now};
-
-    use rdb_proto::transport::Connector;
+    use tokio::time::timeout;
+    use tonic::codegen::http::{HeaderMap, HeaderValue, Response};
 
     use super::*;
 
     fn directory() -> TempDir {
         TempDir::new().expect("the temporary directory can be written")
+    }
+
+    /// One that is asked now, by a store that knows nothing.
+    fn question() -> Question {
+        Question {
+            asked: 0,
+            at: Moment::now(),
+            known_version: 0,
+        }
     }
 
     fn enforced(rights: Option<authpb::Rights>) -> GetRightsResponse {
@@ -387,11 +417,11 @@ mod tests {
         authpb::Rights { version: 1, users }
     }
 
-    fn keeper(directory: &TempDir, is_new: bool, stale_max: Duration) -> RightsKeeper {
+    fn keeper(directory: &TempDir, asks_first: bool, stale_max: Duration) -> RightsKeeper {
         let drivers =
             PlacementDrivers::new(&[], Connector::default(), None).expect("there are none");
         let mark = Mark::open(directory.path());
-        let copy = RightsCopy::new(mark.may_be_there(), is_new, stale_max);
+        let copy = RightsCopy::new(mark.may_be_there(), asks_first, stale_max);
         RightsKeeper::new(drivers, Arc::new(copy), mark)
     }
 
@@ -418,7 +448,9 @@ mod tests {
             }
             let mut keeper = keeper(directory, self == Self::New, Duration::from_secs(3600));
             if self == Self::Holding {
-                let taken = keeper.take(0, 0, enforced(Some(rights(Vec::new())))).await;
+                let taken = keeper
+                    .take(question(), enforced(Some(rights(Vec::new()))))
+                    .await;
                 taken.expect("they can be used");
             }
             keeper
@@ -462,10 +494,10 @@ mod tests {
                 for (has_taken_in, expected) in [false, true].into_iter().zip(of_row) {
                     let directory = directory();
                     let mut keeper = from.keeper(&directory).await;
-                    let mut learned = keeper.learn(answer.clone(), 0, 0, has_taken_in).await;
+                    let mut learned = keeper.learn(answer.clone(), question(), has_taken_in).await;
                     // A mark that takes the disk long is tried again with each answer.
                     while keeper.copy.warning().is_some() {
-                        learned = keeper.learn(answer.clone(), 0, 0, has_taken_in).await;
+                        learned = keeper.learn(answer.clone(), question(), has_taken_in).await;
                     }
                     let to = Row::of(&keeper, &directory);
                     assert_eq!(to, expected, "{from:?}, {answer:?}: {learned:?}");
@@ -488,7 +520,7 @@ mod tests {
         for sent in [Some(rights(vec![user])), None] {
             let directory = directory();
             let mut keeper = Row::Open.keeper(&directory).await;
-            let trouble = keeper.take(0, 0, enforced(sent)).await;
+            let trouble = keeper.take(question(), enforced(sent)).await;
             trouble.expect_err("they cannot be used");
             assert!(keeper.copy.refuses());
             assert!(directory.path().join(Mark::FILE).exists());
@@ -499,9 +531,11 @@ mod tests {
     async fn rights_that_cannot_be_used_leave_those_that_hold() {
         let directory = directory();
         let mut keeper = Row::Open.keeper(&directory).await;
-        let taken = keeper.take(0, 0, enforced(Some(rights(Vec::new())))).await;
+        let taken = keeper
+            .take(question(), enforced(Some(rights(Vec::new()))))
+            .await;
         taken.expect("they can be used");
-        let trouble = keeper.take(0, 0, enforced(None)).await;
+        let trouble = keeper.take(question(), enforced(None)).await;
         trouble.expect_err("there are none");
         assert_eq!(keeper.copy.guard().version(), Some(1));
         assert!(!keeper.copy.refuses());
@@ -513,7 +547,9 @@ mod tests {
         let mut keeper = keeper(&directory, false, Duration::ZERO);
         for _ in 0..2 {
             assert!(!keeper.has_become_stale(), "nothing is enforced");
-            let taken = keeper.take(0, 0, enforced(Some(rights(Vec::new())))).await;
+            let taken = keeper
+                .take(question(), enforced(Some(rights(Vec::new()))))
+                .await;
             taken.expect("they can be used");
             // Once a millisecond is over.
             while !keeper.has_become_stale() {
@@ -537,7 +573,7 @@ mod tests {
             let directory = directory();
             let mut keeper = Row::Open.keeper(&directory).await;
             let copy = Arc::clone(&keeper.copy);
-            let mut taking = pin!(keeper.take(0, 0, enforced(Some(rights(Vec::new())))));
+            let mut taking = pin!(keeper.take(question(), enforced(Some(rights(Vec::new())))));
             assert!(poll_immediate(taking.as_mut()).await.is_none());
             assert!(!copy.guard().is_enforced());
             drop(release);
@@ -548,11 +584,70 @@ mod tests {
         });
     }
 
+    /// A connection to a placement driver that says that rights are not enforced. It counts the questions.
+    fn answering(asked: Arc<AtomicU64>) -> DuplexStream {
+        let (client, server) = duplex(64 << 10);
+        tokio::spawn(async move {
+            let connection = h2::server::handshake(server).await;
+            let mut connection = connection.expect("a client");
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                asked.fetch_add(1, Relaxed);
+                tokio::spawn(async move {
+                    let mut question = request.into_body();
+                    while question.data().await.is_some() {}
+                    let answer = respond.send_response(Response::new(()), false);
+                    let mut answer = answer.expect("it is waited for");
+                    // A message without fields.
+                    let sent = answer.send_data(Bytes::from_static(&[0; 5]), false);
+                    sent.expect("it is waited for");
+                    let mut ok = HeaderMap::new();
+                    ok.insert("grpc-status", HeaderValue::from_static("0"));
+                    answer.send_trailers(ok).expect("it is waited for");
+                });
+            }
+        });
+        client
+    }
+
+    /// What is promised of a change depends on it, see [`TAKES_EFFECT_MAX`].
+    #[tokio::test(start_paused = true)]
+    async fn a_placement_driver_is_asked_every_two_seconds_whether_it_answers_or_not() {
+        const MINUTE: Duration = Duration::from_secs(60);
+        for answers in [true, false] {
+            let asked = Arc::<AtomicU64>::default();
+            let counted = Arc::clone(&asked);
+            let connector = Connector::new(move |_| {
+                let counted = Arc::clone(&counted);
+                async move {
+                    if answers {
+                        return Ok(answering(counted));
+                    }
+                    counted.fetch_add(1, Relaxed);
+                    Err(io::Error::from(ErrorKind::ConnectionRefused))
+                }
+            });
+            let drivers = PlacementDrivers::new(&["pd:1".to_owned()], connector, None);
+            let drivers = drivers.expect("an address");
+            drivers.note_taken_in(0);
+            let directory = directory();
+            let mark = Mark::open(directory.path());
+            let copy = RightsCopy::new(false, false, 60 * MINUTE);
+            let keeper = RightsKeeper::new(drivers, Arc::new(copy), mark);
+            assert!(timeout(MINUTE, keeper.run()).await.is_err(), "it goes on");
+            let asked = asked.load(Relaxed);
+            // Tries that fail are repeated sooner.
+            let most = if answers { 31 } else { u64::MAX };
+            assert!((30..=most).contains(&asked), "{answers}: {asked}");
+        }
+    }
+
     #[tokio::test]
     async fn all_rights_are_asked_for_of_another_and_now_and_then() {
         let directory = directory();
         let mut keeper = Row::Open.keeper(&directory).await;
-        let taken = keeper.take(0, 0, enforced(Some(rights(Vec::new())))).await;
+        let taken = keeper
+            .take(question(), enforced(Some(rights(Vec::new()))))
+            .await;
         taken.expect("they can be used");
         assert_eq!(keeper.known_version(1), 0, "of another one");
         let asked = (0..ASKS_PER_FULL).filter(|_| keeper.known_version(0) == 0);

@@ -13,16 +13,19 @@
 //!
 //! | the store | has | serves |
 //! | --- | --- | --- |
-//! | has no regions, and was told nothing since its start | no mark | nobody; it takes no regions either |
-//! | was never told that rights are enforced | no mark | everybody |
+//! | has no regions or has a token file, and was told nothing since its start | no mark | nobody; it takes no new regions either |
+//! | was never told that rights are enforced, and is not in the row above | no mark | everybody |
 //! | was told so, and has a copy | the mark | whom the copy allows, until it is older than `--auth-stale-max-s` |
 //! | was told so, and has no copy | the mark | nobody |
 //!
 //! A placement driver that refuses to hand out the rights to this store, since it does not know it, enforces them: that counts as being
 //! told. So does one that says that it enforces them, and sends none that can be used. That rights are *not* enforced is believed only of a
 //! placement driver that has taken this store in since its start, see [`PlacementDrivers`](crate::placement_drivers::PlacementDrivers).
-//! Not being reached changes nothing. A release that knows no rights has a new store serve, once it has taken it in, and changes nothing
-//! otherwise.
+//! Not being reached changes nothing. A release that knows no rights has a store of the first row serve, once it has taken it in, and
+//! changes nothing otherwise.
+//!
+//! The first row is for rights that were switched on while the store was down. A store with regions and without a token file is not in it:
+//! nothing of its own shows that its cluster has users, and it would serve nobody for as long as no placement driver answers.
 //!
 //! The mark is made before the first call is refused, and removed after calls are served to everybody: a crash in between leaves a store that
 //! refuses more than it has to.

@@ -31,11 +31,12 @@ pub(super) use scan_range;
 
 /// Checks that the caller may do this to every one of `keys`. A single one that it may not refuses all.
 pub(super) fn check_keys<'k>(
-    begun: &Begun<'_>,
+    begun: &mut Begun<'_>,
     mut keys: impl Iterator<Item = &'k Bytes>,
 ) -> Result<(), Rejection> {
     let pass = begun.call().caller().pass().map_err(Rejection::Denied)?;
-    keys.try_for_each(|key| check(&pass, begun.kind(), key))
+    let kind = begun.kind();
+    keys.try_for_each(|key| check(&pass, kind, key).inspect_err(|_| begun.note_denied_key(key)))
 }
 
 /// Checks that the caller may do this to the whole range that it has asked for, not only to the part in one region. An empty `end_key`

@@ -30,7 +30,7 @@ use tonic::transport::Channel;
 
 use crate::configuration::program;
 use crate::disk_full::SmallDisk;
-use crate::harness::{Cluster, Metrics, Node, connect, found, http_get, skipped};
+use crate::harness::{Cluster, Metrics, Node, connect, found, guarded, http_get, skipped};
 
 const KEY: &str = "a key that is nobody's business";
 const OTHER_KEY: &str = "b key that is nobody's business";
@@ -112,6 +112,13 @@ async fn channel(node: &Node) -> Channel {
     connect(&node.address()).await.expect("it listens")
 }
 
+fn entry(key: &'static str) -> KeyValue {
+    KeyValue {
+        key: key.into(),
+        value: VALUE.into(),
+    }
+}
+
 /// Each kind of write, and reads between them.
 async fn write_in_all_ways(channel: Channel) {
     let mut raw = KvRawClient::new(channel.clone());
@@ -126,10 +133,6 @@ async fn write_in_all_ways(channel: Channel) {
         ..RawDeleteRequest::default()
     };
     raw.raw_delete(delete).await.expect("deleted");
-    let entry = |key: &'static str| KeyValue {
-        key: key.into(),
-        value: VALUE.into(),
-    };
     let batch = RawBatchPutRequest {
         entries: vec![entry(KEY), entry(OTHER_KEY)],
         ..RawBatchPutRequest::default()
@@ -210,6 +213,14 @@ async fn each_write_is_one_line_that_has_neither_key_nor_value() {
     assert_ne!(key, other);
     assert_eq!(hash(6, "key_hash"), key, "the same in both keyspaces");
     assert_eq!(hash(8, "key_hash"), other);
+    let each = |line: usize| {
+        let keys = lines[line]["keys"].as_array().into_iter().flatten();
+        let keys = keys.map(|key| told(key, &["bytes", "hash"]));
+        keys.collect::<Vec<_>>()
+    };
+    let both = [&key, &other].map(|hash| format!("{bytes} {hash}"));
+    assert_eq!(each(2), both, "of the batch of two");
+    assert!(each(3).is_empty(), "it has one key");
     assert_eq!((hash(4, "key_hash"), hash(4, "end_key_hash")), (key, other));
     for line in &lines {
         assert!(told(line, &["peer"]).starts_with("127.0.0.1:"), "{line}");
@@ -365,6 +376,40 @@ async fn a_log_can_be_in_a_directory_that_is_made_with_the_data_directory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_rotated_at_the_size_that_the_flag_says() {
+    const BYTES_MAX: u64 = 1 << 20;
+    // Lines are written in pieces.
+    const PIECE_BYTES_MAX: u64 = 128 << 10;
+    let mut cluster = Cluster::prepare();
+    let log = cluster.directory.path().join("audit.log");
+    audit(&mut cluster.store, &log);
+    cluster.store = cluster.store.with_flag("--audit-log-max-mib", "1");
+    cluster
+        .store
+        .set_environment("RDB_SERVER_AUDIT_WRITES", "true");
+    cluster.pd.start_serving().await;
+    cluster.store.start_serving().await;
+    let mut raw = KvRawClient::new(channel(&cluster.store).await);
+    // Their line has each key, so it is long.
+    let keys = (0..64).map(|number| format!("{number:02}").into());
+    let batch = RawBatchDeleteRequest {
+        keys: keys.collect(),
+        ..RawBatchDeleteRequest::default()
+    };
+    let rotated = log.with_extension("log.1");
+    let written = async {
+        while !rotated.exists() {
+            let deleted = raw.raw_batch_delete(batch.clone()).await;
+            deleted.expect("answered");
+        }
+    };
+    guarded("it is rotated", written).await;
+    let bytes = fs::metadata(&rotated).expect("it is there").len();
+    let fitting = BYTES_MAX - PIECE_BYTES_MAX..=BYTES_MAX;
+    assert!(fitting.contains(&bytes), "{bytes}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_of_the_log_holds_up_no_write_and_is_told_of_until_there_is_room() {
     let Some(disk) = SmallDisk::mount(1) else {
         skipped("this process may not mount a file system");
@@ -476,6 +521,12 @@ async fn where_rights_are_enforced_lines_tell_who_it_was_and_who_was_refused() {
         .await
         .expect_err("not hers");
     raw.raw_put(put(KEY)).await.expect_err("nobody");
+    let batch = RawBatchPutRequest {
+        entries: vec![entry(OTHER_KEY), entry(KEY)],
+        ..RawBatchPutRequest::default()
+    };
+    let batch = raw.raw_batch_put(with(&ada, batch)).await;
+    batch.expect_err("one of them is not hers");
     let commands = [put(KEY), put(OTHER_KEY)].into_iter().zip(0..);
     let commands = commands.map(|(put, id)| BatchCommand {
         id,
@@ -500,12 +551,15 @@ async fn where_rights_are_enforced_lines_tell_who_it_was_and_who_was_refused() {
         "ada kvrpc.KvRaw/RawPut raw_put ok",
         "ada kvrpc.KvRaw/RawPut raw_put denied",
         "kvrpc.KvRaw/RawPut unauthenticated",
+        "ada kvrpc.KvRaw/RawBatchPut raw_batch_put denied",
         "ada kvrpc.KvBatch/Batch raw_put denied",
         "ada kvrpc.KvBatch/Batch raw_put ok",
     ];
     assert_eq!(found, expected);
     let hash = |line: usize| lines[line]["key_hash"].as_str().expect("hashed").to_owned();
-    assert_eq!((hash(0), hash(1)), (hash(4), hash(3)));
+    assert_eq!((hash(0), hash(1)), (hash(5), hash(4)));
+    assert_eq!(hash(3), hash(1), "the key that is not hers");
+    assert_eq!(lines[3].get("keys"), None);
 
     cluster.pd.terminate();
     assert!(cluster.pd.exited().await.success());

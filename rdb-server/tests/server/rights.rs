@@ -129,6 +129,16 @@ impl Setting {
         .await;
     }
 
+    /// Waits until the first store has sent another heartbeat.
+    async fn heartbeats_go_on(&self) {
+        let (_, before) = self.pd.heartbeat_of(1).expect("it has sent some");
+        found("it sends heartbeats", async || {
+            let (_, count) = self.pd.heartbeat_of(1)?;
+            (count > before).then_some(())
+        })
+        .await;
+    }
+
     async fn ada_puts(&self, store: &Node, key: &str) -> Result<(), Status> {
         put(store, Some(&self.ada), key).await
     }
@@ -273,6 +283,9 @@ async fn a_store_that_was_told_serves_nobody_after_a_restart_until_it_has_a_copy
     setting.pd.set_away(true);
     store.kill();
     store.start();
+    // It has a token, so rights may have been switched on again meanwhile.
+    assert_eq!(code(put(&store, None, "other").await), Code::Unavailable);
+    setting.pd.set_away(false);
     found("everybody is served again", async || {
         put(&store, None, "other").await.ok()
     })
@@ -441,9 +454,9 @@ async fn a_new_store_serves_nobody_before_it_was_told_whether_rights_are_enforce
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_with_regions_needs_to_be_told_nothing() {
+async fn a_store_with_regions_and_without_a_token_needs_to_be_told_nothing() {
     let setting = Setting::new().await;
-    let mut store = setting.store("store");
+    let mut store = setting.store_without_token("store");
     store.start_serving().await;
     setting.first_leads().await;
     setting.pd.keep_rights(true);
@@ -452,16 +465,37 @@ async fn a_store_with_regions_needs_to_be_told_nothing() {
     store
         .wait_for_log("registered with the placement driver")
         .await;
-    let (_, before) = setting.pd.heartbeat_of(1).expect("it has sent some");
-    found("it sends heartbeats", async || {
-        let (_, count) = setting.pd.heartbeat_of(1)?;
-        (count > before).then_some(())
-    })
-    .await;
+    setting.heartbeats_go_on().await;
     found("everybody is served", async || {
         put(&store, None, "k").await.ok()
     })
     .await;
+}
+
+/// Rights may have been switched on while it was down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_with_regions_and_a_token_serves_nobody_before_it_was_told() {
+    let setting = Setting::new().await;
+    let mut store = setting.store("store");
+    store.start_serving().await;
+    setting.first_leads().await;
+    assert_eq!(code(put(&store, None, "k").await), Code::Ok);
+    setting.pd.keep_rights(true);
+    store.kill();
+    let asked = setting.pd.questions();
+    store.start();
+    found("it asks again", async || {
+        (setting.pd.questions() >= asked + 2).then_some(())
+    })
+    .await;
+    setting.heartbeats_go_on().await;
+    assert_eq!(code(put(&store, None, "k").await), Code::Unavailable);
+    setting.pd.keep_rights(false);
+    found("everybody is served", async || {
+        put(&store, None, "k").await.ok()
+    })
+    .await;
+    assert!(!store.data_dir().join(MARK).exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

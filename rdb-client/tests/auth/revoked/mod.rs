@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message;
+use rdb_client::{Client, Config};
 use rdb_proto::adminpb::BeginCheckRequest;
 use rdb_proto::authpb::{Grant, Keyspace, Role, TokenChange};
 use rdb_proto::kvrpc::RawPutRequest;
@@ -17,9 +18,9 @@ use tonic::Code;
 use crate::administrator::{over, over_all};
 use crate::bare::{Bare, Ended};
 use crate::cluster::{
-    Enforcing, Setup, certificate, get, health, is_misrouted, store_user, write_token,
+    Enforcing, REPLICAS_MAX, Setup, certificate, get, health, is_misrouted, store_user, write_token,
 };
-use crate::harness::found;
+use crate::harness::{HANG_GUARD, Node, found};
 use crate::wire::{CommandStream, bearer, call};
 use load::{Calls, Load, Timestamps, put, read};
 
@@ -228,6 +229,16 @@ async fn a_call_that_was_begun_before_is_refused_when_the_rest_of_it_comes() {
     cluster.assert_sound();
 }
 
+/// Waits until the health of a store does.
+async fn says_that_it_lacks_its_right(store: &Node) {
+    found("it says so", async || {
+        let health = health(store).await;
+        let is_told = health.body.contains("lacks the right: store");
+        is_told.then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_loses_its_right_is_refused_by_all_and_says_so_until_it_has_it_again() {
     let mut cluster = Enforcing::start().await;
@@ -260,12 +271,7 @@ async fn a_store_that_loses_its_right_is_refused_by_all_and_says_so_until_it_has
         calls().await.iter().all(is_denied).then_some(())
     })
     .await;
-    found("it says so", async || {
-        let health = health(&cluster.stores[1]).await;
-        let is_told = health.body.contains("lacks the right: store");
-        is_told.then_some(())
-    })
-    .await;
+    says_that_it_lacks_its_right(&cluster.stores[1]).await;
     // The other one leads: nobody takes entries or votes from this one any more.
     let authorization = cluster.admin.authorization();
     found("a write is replicated", async || {
@@ -292,6 +298,52 @@ async fn a_store_that_loses_its_right_is_refused_by_all_and_says_so_until_it_has
         (body == "serving\n").then_some(())
     })
     .await;
+    cluster.assert_sound();
+}
+
+/// Until it is removed, it is sent what is written, and counts for majorities: a right is asked of who calls, not of who is called.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_locked_out_loses_its_replicas_once_it_is_removed() {
+    let mut cluster = Enforcing::start_as(Setup {
+        stores: REPLICAS_MAX + 1,
+        ..Setup::default()
+    })
+    .await;
+    let config = Config::default().with_timeout(HANG_GUARD);
+    let config = config.with_token(cluster.admin.token.parse().expect("a token"));
+    let client = Client::connect_with([cluster.pd.address()], config).await;
+    let client = client.expect("an admin");
+    let region = async || {
+        let route = client.region("k").await.expect("it answers");
+        route.expect("there is one")
+    };
+    let holders = region().await.peers;
+    let id_of = |address: String| {
+        let holder = holders.iter().find(|holder| holder.address == address)?;
+        Some(holder.id)
+    };
+    let mut stores = cluster.stores.iter().enumerate();
+    let locked_out = stores.find_map(|(index, store)| Some((index, id_of(store.address())?)));
+    let (index, id) = locked_out.expect("some have a replica");
+
+    let user = store_user(index);
+    cluster.admin.revoke(&user, &over_all(Role::Store)).await;
+    says_that_it_lacks_its_right(&cluster.stores[index]).await;
+    found("it may leave", async || client.remove_store(id).await.ok()).await;
+    found("another store has its replica", async || {
+        let peers = region().await.region.peers;
+        let has_one = peers.iter().any(|peer| peer.store_id == id);
+        (!has_one && peers.len() == REPLICAS_MAX).then_some(())
+    })
+    .await;
+    found("it has left", async || {
+        let stores = client.stores().await.expect("it answers");
+        let is_there = stores.iter().any(|store| store.id == id);
+        (!is_there).then_some(())
+    })
+    .await;
+    says_that_it_lacks_its_right(&cluster.stores[index]).await;
+    client.raw_put("k", "v").await.expect("the others serve it");
     cluster.assert_sound();
 }
 

@@ -11,6 +11,7 @@ use super::super::{AuditCaller, AuditEvent, AuditLog, AuditOptions, AuditRank};
 use super::*;
 use crate::findings::About;
 use crate::transport::health;
+use crate::transport::status::metrics_text;
 
 const HANG_GUARD: Duration = Duration::from_secs(300);
 
@@ -131,8 +132,20 @@ fn what_finds_no_room_is_dropped_counted_and_said() {
     };
     (0..3).for_each(|_| log.note(refusal()));
     assert_eq!(log.dropped(), 10);
+    let counted = metrics_text(move |metrics| AuditLog::write_to(Some(&log), metrics));
+    let counted = counted.expect("text");
+    let dropped = "\nflaredb_audit_dropped_total 10\n";
+    assert!(counted.contains(dropped), "{counted}");
     writer.shared.queue.end();
-    writer.run();
+    let own_log = fixture.path("own-log");
+    let own_log_file = fs::File::create(&own_log).expect("it can be written");
+    let subscriber = tracing_subscriber::fmt().with_writer(own_log_file);
+    let subscriber = subscriber.with_ansi(false).finish();
+    tracing::subscriber::with_default(subscriber, || writer.run());
+    let own_log = fs::read_to_string(own_log).expect("it was written");
+    let told = own_log.lines().find(|line| line.ends_with(" events=10"));
+    let told = told.unwrap_or_else(|| panic!("{own_log}"));
+    assert!(told.contains("some are missing in it"), "{told}");
     let mut lines = fixture.lines("log");
     assert_eq!(lines.len(), QUEUE_EVENTS_MAX + 3);
     assert_eq!(lines.pop().expect("the last")["event"], "closed");

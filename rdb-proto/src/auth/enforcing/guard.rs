@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use super::clock;
+use super::clock::Moment;
 use super::refusal;
 use super::rights::Rights;
 use crate::error::Fault;
@@ -33,7 +33,7 @@ pub struct Guard {
     /// readers of this figure delay no caller.
     version: AtomicU64,
     state: RwLock<State>,
-    /// When the rights were confirmed last, by the [`clock`]. Relaxed: it stands for itself.
+    /// When the rights were confirmed last, as a [`Moment`]. Relaxed: it stands for itself.
     renewed_ms: AtomicI64,
     stale_max: Option<Duration>,
     refusals: Arc<Refusals>,
@@ -133,7 +133,7 @@ impl Guard {
             epoch: AtomicU64::new(OFF),
             version: AtomicU64::new(NO_VERSION),
             state: RwLock::new(state),
-            renewed_ms: AtomicI64::new(clock::now_ms()),
+            renewed_ms: AtomicI64::new(Moment::now().ms),
             stale_max: None,
             refusals: Arc::default(),
             refused_stores: OnceLock::new(),
@@ -170,23 +170,30 @@ impl Guard {
 
     /// From now on these rights hold, which are confirmed now. `None`: rights are not enforced.
     pub fn set(&self, rights: Option<Arc<Rights>>) {
-        self.enter(match rights {
-            Some(rights) => Now::Holding(Arc::new(Held {
-                rights,
-                refusals: Arc::clone(&self.refusals),
-            })),
-            None => Now::Off,
-        });
+        match rights {
+            Some(rights) => self.set_asked_at(Moment::now(), rights),
+            None => self.enter(Moment::now(), Now::Off),
+        }
+    }
+
+    /// From now on these rights hold. Their age counts from the question that they answer: they may have changed since, and the answer may
+    /// have waited while the machine slept.
+    pub fn set_asked_at(&self, asked: Moment, rights: Arc<Rights>) {
+        let held = Held {
+            rights,
+            refusals: Arc::clone(&self.refusals),
+        };
+        self.enter(asked, Now::Holding(Arc::new(held)));
     }
 
     /// From now on everything is refused, until rights are set. Those that it had are gone.
     pub fn refuse(&self) {
-        self.enter(Now::Refusing);
+        self.enter(Moment::now(), Now::Refusing);
     }
 
-    /// The rights that it has are confirmed now.
-    pub fn renew(&self) {
-        self.renewed_ms.store(clock::now_ms(), Relaxed);
+    /// The rights that it has are confirmed by the answer to a question, see [`set_asked_at`](Self::set_asked_at).
+    pub fn renew(&self, asked: Moment) {
+        self.renewed_ms.store(asked.ms, Relaxed);
     }
 
     /// Whether rights are enforced.
@@ -267,7 +274,7 @@ impl Guard {
         Err(refusal::stale(stale_max))
     }
 
-    fn enter(&self, now: Now) {
+    fn enter(&self, confirmed: Moment, now: Now) {
         let mut state = self.write();
         let epoch = match now {
             Now::Off => OFF,
@@ -281,7 +288,7 @@ impl Guard {
             Now::Holding(held) => held.rights.version(),
         };
         state.now = now;
-        self.renew();
+        self.renew(confirmed);
         self.epoch.store(epoch, Relaxed);
         // Who sees the version sees when it was confirmed.
         self.version.store(version, Release);
@@ -290,7 +297,7 @@ impl Guard {
     fn since_renewed(&self) -> Duration {
         let renewed_ms = self.renewed_ms.load(Relaxed);
         // Negative when somebody confirms them meanwhile.
-        let age_ms = clock::now_ms().saturating_sub(renewed_ms);
+        let age_ms = Moment::now().ms.saturating_sub(renewed_ms);
         Duration::from_millis(u64::try_from(age_ms).unwrap_or(0))
     }
 
@@ -333,7 +340,7 @@ mod tests {
         let guard = Arc::new(old_guard(&token).with_stale_max(MINUTE));
         let new = |token| Caller::with_token(Arc::clone(&guard), token);
         let [caller, remembered, stranger] = [&token, &token, &Token::random()].map(new);
-        guard.renew();
+        guard.renew(Moment::now());
         remembered.pass().expect("they are confirmed");
         let cause = "the rights are older than --auth-stale-max-s, 60 s: this store gets no newer ones, and `rdbctl health` says why";
         // Also whom they do not know: that may have changed since.
@@ -348,7 +355,7 @@ mod tests {
         let age = guard.age().expect("it has rights");
         assert!(age >= 2 * MINUTE);
         assert_eq!(guard.state(), GuardState::Stale);
-        guard.renew();
+        guard.renew(Moment::now());
         assert!(guard.age().expect("it has rights") < age);
         assert!(matches!(guard.state(), GuardState::Good(now) if now < age));
         caller.pass().expect("they are confirmed");
@@ -364,6 +371,23 @@ mod tests {
         let caller = Caller::with_token(Arc::clone(&guard), &token);
         guard.set(Some(rights(2, &[user("ada", &[&token], &[])])));
         caller.pass().expect("they are confirmed");
+    }
+
+    /// It may have waited while the machine slept.
+    #[test]
+    fn an_answer_counts_from_the_question() {
+        let ada = |version| rights(version, &[user("ada", &[&Token::random()], &[])]);
+        let guard = Guard::without_limit(ada(1)).with_stale_max(MINUTE);
+        let long_ago = Moment {
+            ms: Moment::now().ms - 2 * 60 * 1000,
+        };
+        guard.renew(long_ago);
+        assert_eq!(guard.state(), GuardState::Stale);
+        guard.renew(Moment::now());
+        assert!(matches!(guard.state(), GuardState::Good(_)));
+        guard.set_asked_at(long_ago, ada(2));
+        assert_eq!(guard.state(), GuardState::Stale);
+        assert_eq!(guard.version(), Some(2));
     }
 
     #[test]

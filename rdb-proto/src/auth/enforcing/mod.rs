@@ -17,6 +17,7 @@ use super::{limits, role, token};
 
 pub use bad_rights::{BadRights, BadUser};
 pub use caller::Caller;
+pub use clock::Moment;
 pub(crate) use credentials::Credentials;
 pub use grant::{BadGrant, check_grant};
 pub use guard::{Guard, GuardState, Refusals, RefusedStores};

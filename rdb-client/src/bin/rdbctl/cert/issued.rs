@@ -10,6 +10,7 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use x509_cert::Certificate;
+use x509_cert::der::oid::db::rfc4519::COMMON_NAME;
 use x509_cert::der::{self, Decode};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
@@ -104,10 +105,7 @@ impl Authority {
 
 /// The names and IP addresses that the first certificate in a PEM is for, as [`Authority::server`] takes them.
 pub(super) fn hosts_of(pem: &str) -> Result<Vec<String>, String> {
-    let first = CertificateDer::from_pem_slice(pem.as_bytes())
-        .map_err(|_| "it is no certificate as PEM".to_owned())?;
-    let unreadable = |error: der::Error| format!("the certificate cannot be read: {error}");
-    let certificate = Certificate::from_der(&first).map_err(unreadable)?;
+    let certificate = first_of(pem)?;
     let names = certificate.tbs_certificate.get::<SubjectAltName>();
     let names = names.map_err(unreadable)?;
     let names = names.map_or_else(Vec::new, |(_, SubjectAltName(names))| names);
@@ -122,6 +120,30 @@ pub(super) fn hosts_of(pem: &str) -> Result<Vec<String>, String> {
         return Err("the certificate names no host".to_owned());
     }
     Ok(hosts)
+}
+
+/// Whose the first certificate in a PEM is, as [`Authority::client`] takes it.
+pub(super) fn client_of(pem: &str) -> Result<String, String> {
+    let subject = first_of(pem)?.tbs_certificate.subject;
+    let mut attributes = subject.0.iter().flat_map(|part| part.0.iter());
+    let name = match (attributes.next(), attributes.next()) {
+        (Some(only), None) if only.oid == COMMON_NAME => str::from_utf8(only.value.value()).ok(),
+        _ => None,
+    };
+    let name = name.map(str::to_owned);
+    name.ok_or_else(|| {
+        format!("the subject of the certificate, {subject}, is not just a common name")
+    })
+}
+
+fn first_of(pem: &str) -> Result<Certificate, String> {
+    let first = CertificateDer::from_pem_slice(pem.as_bytes())
+        .map_err(|_| "it is no certificate as PEM".to_owned())?;
+    Certificate::from_der(&first).map_err(unreadable)
+}
+
+fn unreadable(error: der::Error) -> String {
+    format!("the certificate cannot be read: {error}")
 }
 
 fn ip_address(bytes: &[u8]) -> Option<IpAddr> {

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::output::Output;
-use issued::{Authority, Issued, hosts_of};
+use issued::{Authority, Issued, client_of, hosts_of};
 
 /// Names of files in the directory.
 const CA: &str = "ca.pem";
@@ -26,6 +26,9 @@ const SERVER: &str = "server.pem";
 const SERVER_KEY: &str = "server.key";
 const CLIENT: &str = "client.pem";
 const CLIENT_KEY: &str = "client.key";
+
+/// The common name of clients, unless another is named.
+const CLIENT_NAME: &str = "client";
 
 /// Names that a server of a development cluster always has.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
@@ -42,6 +45,7 @@ Writes to DIR, which is made if it is missing:
   client.pem, client.key  for clients, and for rdbctl
 
 With --ca-dir and without --host, server.pem is for the names in the server.pem there.
+Without --client, client.pem is for the name in the client.pem there, if it has one.
 
 Keys can be read by you alone. No file is overwritten. The CA is valid for ten
 years, all else for one. For production use a CA whose key is on no server.
@@ -66,9 +70,9 @@ pub(crate) struct DevArguments {
     /// Another name or IP address that clients connect to servers by; can be given several times. Without any, --ca-dir keeps those of its server.pem
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
-    /// The common name in the certificate for clients
-    #[arg(long, value_name = "NAME", default_value = "client")]
-    client: String,
+    /// The common name in the certificate for clients. Without it, --ca-dir keeps that of its client.pem, and otherwise it is "client"
+    #[arg(long, value_name = "NAME")]
+    client: Option<String>,
     /// Sign with the CA of this directory, which was made before, in place of a new one
     #[arg(long, value_name = "DIR")]
     ca_dir: Option<PathBuf>,
@@ -101,7 +105,7 @@ impl Certificates {
         let files = certificates.files();
         // If some are missing, it says which one is in the way.
         if !files.iter().all(|file| file.exists()) {
-            make(directory, &[], "client", None)?;
+            make(directory, &[], None, None)?;
         }
         Ok(certificates)
     }
@@ -154,13 +158,15 @@ fn quoted(path: &Path) -> String {
     shlex::try_quote(&path).map_or(path.clone(), |quoted| quoted.into_owned())
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 struct Made {
     directory: PathBuf,
     /// Where the CA is that was made before, if they are signed by one: they renew others.
     #[serde(skip)]
     ca_directory: Option<PathBuf>,
     hosts: Vec<String>,
+    /// The common name of the client.
+    client: String,
     #[serde(flatten)]
     certificates: Certificates,
 }
@@ -171,11 +177,12 @@ impl fmt::Display for Made {
             directory,
             ca_directory,
             hosts,
+            client,
             certificates,
         } = self;
         write!(
             formatter,
-            "The certificates in {} are for {}.\n\n",
+            "The certificates in {} are for servers at {}, and for the client {client}.\n\n",
             directory.display(),
             hosts.join(", ")
         )?;
@@ -217,22 +224,17 @@ pub(crate) fn run(command: CertCommand, output: &mut Output<'_>) -> Result<(), F
         client,
         ca_dir,
     } = arguments;
-    let hosts = make(&dir, &hosts, &client, ca_dir.as_deref())?;
-    output.event(&Made {
-        hosts,
-        certificates: Certificates::of(&dir),
-        directory: dir,
-        ca_directory: ca_dir,
-    })
+    let made = make(&dir, &hosts, client, ca_dir.as_deref())?;
+    output.event(&made)
 }
 
-/// Makes all files, and returns for which hosts.
+/// Makes all files.
 fn make(
     directory: &Path,
     more_hosts: &[String],
-    client: &str,
+    client: Option<String>,
     ca_directory: Option<&Path>,
-) -> Result<Vec<String>, Failure> {
+) -> Result<Made, Failure> {
     let files =
         [CA, CA_KEY, SERVER, SERVER_KEY, CLIENT, CLIENT_KEY].map(|file| directory.join(file));
     if let Some(found) = files.iter().find(|file| file.exists()) {
@@ -252,11 +254,16 @@ fn make(
             hosts.chain(more_hosts.iter().cloned()).collect()
         }
     };
+    let client = match (client, ca_directory) {
+        (Some(client), _) => client,
+        (None, Some(of)) if of.join(CLIENT).exists() => client_in(of)?,
+        (None, _) => CLIENT_NAME.to_owned(),
+    };
     let server = authority.server(&hosts).map_err(Failure::usage)?;
     if let Some(of) = ca_directory {
         check_belongs(of, &authority, &server)?;
     }
-    let client = authority.client(client).map_err(Failure::usage)?;
+    let client_issued = authority.client(&client).map_err(Failure::usage)?;
     let [ca, ca_key, server_cert, server_key, client_cert, client_key] = files;
     let cannot = |error: io::Error| Failure::failed(format!("{}: {error}", directory.display()));
     let mut builder = DirBuilder::new();
@@ -268,25 +275,42 @@ fn make(
     }
     for (issued, certificate_file, key_file) in [
         (server, server_cert, server_key),
-        (client, client_cert, client_key),
+        (client_issued, client_cert, client_key),
     ] {
         let Issued { certificate, key } = issued;
         write_key(&key_file, &key)?;
         write(&certificate_file, &certificate)?;
     }
-    Ok(hosts)
+    Ok(Made {
+        directory: directory.to_owned(),
+        ca_directory: ca_directory.map(Path::to_owned),
+        hosts,
+        client,
+        certificates: Certificates::of(directory),
+    })
 }
 
 /// For which hosts the certificate of servers is that is there. Servers would not notice that a new one is for fewer, but clients refuse it.
 fn hosts_in(directory: &Path) -> Result<Vec<String>, Failure> {
-    let file = directory.join(SERVER);
-    let unknown = |cause: String| {
-        Failure::failed(format!(
-            "{cause}; name the hosts of the servers with --host"
-        ))
-    };
-    let text = read(&file).map_err(|failure| unknown(failure.to_string()))?;
-    hosts_of(&text).map_err(|cause| unknown(format!("{}: {cause}", file.display())))
+    let otherwise = "name the hosts of the servers with --host";
+    found_in(&directory.join(SERVER), hosts_of, otherwise)
+}
+
+/// Whose the certificate of clients is that is there. A new one of another name would be another user's.
+fn client_in(directory: &Path) -> Result<String, Failure> {
+    let otherwise = "name the client with --client";
+    found_in(&directory.join(CLIENT), client_of, otherwise)
+}
+
+/// What `facts_of` finds in a certificate that was made before. If it finds nothing, the error says what to do `otherwise`.
+fn found_in<T>(
+    file: &Path,
+    facts_of: fn(&str) -> Result<T, String>,
+    otherwise: &str,
+) -> Result<T, Failure> {
+    let unknown = |cause: String| Failure::failed(format!("{cause}; {otherwise}"));
+    let text = read(file).map_err(|failure| unknown(failure.to_string()))?;
+    facts_of(&text).map_err(|cause| unknown(format!("{}: {cause}", file.display())))
 }
 
 fn authority_in(directory: &Path) -> Result<Authority, Failure> {
@@ -341,13 +365,17 @@ mod tests {
 
     use super::*;
 
+    fn ada() -> Option<String> {
+        Some("ada".to_owned())
+    }
+
     #[test]
     fn what_is_made_can_be_used_and_keys_are_the_owners_alone() {
         let temporary = tempfile::tempdir().expect("the temporary directory can be written");
         let directory = temporary.path().join("a/tls");
         let hosts = ["db1.example.net".to_owned(), "10.0.0.7".to_owned()];
-        let hosts = make(&directory, &hosts, "ada", None).expect("it can be made");
-        assert_eq!(hosts.len(), LOCAL.len() + 2);
+        let made = make(&directory, &hosts, ada(), None).expect("it can be made");
+        assert_eq!(made.hosts.len(), LOCAL.len() + 2);
         let certificates = Certificates::of(&directory);
         ClientTls::new(certificates.tls()).expect("it can be used");
         for key in [CA_KEY, SERVER_KEY, CLIENT_KEY] {
@@ -360,9 +388,9 @@ mod tests {
     fn nothing_is_overwritten() {
         let temporary = tempfile::tempdir().expect("the temporary directory can be written");
         let directory = temporary.path();
-        make(directory, &[], "ada", None).expect("it can be made");
+        make(directory, &[], ada(), None).expect("it can be made");
         let before = read(&directory.join(CA)).expect("it was made");
-        let refused = make(directory, &[], "ada", None).expect_err("it is there");
+        let refused = make(directory, &[], ada(), None).expect_err("it is there");
         assert!(refused.to_string().contains("exists"), "{refused}");
         assert_eq!(read(&directory.join(CA)).expect("it is there"), before);
     }
@@ -371,41 +399,47 @@ mod tests {
     fn a_ca_that_was_made_before_signs_again() {
         let temporary = tempfile::tempdir().expect("the temporary directory can be written");
         let (first, second) = (temporary.path().join("1"), temporary.path().join("2"));
-        make(&first, &[], "ada", None).expect("it can be made");
-        make(&second, &[], "ada", Some(&first)).expect("it can be made");
+        make(&first, &[], ada(), None).expect("it can be made");
+        make(&second, &[], ada(), Some(&first)).expect("it can be made");
         let ca = |directory: &Path| read(&directory.join(CA)).expect("it was made");
         assert_eq!(ca(&first), ca(&second));
         assert!(!second.join(CA_KEY).exists(), "the key stays where it is");
     }
 
     #[test]
-    fn a_renewed_certificate_is_for_the_hosts_of_the_one_before_unless_others_are_named() {
+    fn a_renewed_certificate_is_for_the_names_of_the_one_before_unless_others_are_named() {
         let temporary = tempfile::tempdir().expect("the temporary directory can be written");
         let [tls, renewed, moved, lost] =
             ["tls", "renewed", "moved", "lost"].map(|name| temporary.path().join(name));
         let named = ["db1.example.net".to_owned(), "10.0.0.7".to_owned()];
-        let hosts = make(&tls, &named, "ada", None).expect("it can be made");
-        let kept = make(&renewed, &[], "ada", Some(&tls)).expect("it can be made");
-        assert_eq!(kept, hosts);
+        let Made { hosts, .. } = make(&tls, &named, ada(), None).expect("it can be made");
+        let kept = make(&renewed, &[], None, Some(&tls)).expect("it can be made");
+        assert_eq!((&kept.hosts, &*kept.client), (&hosts, "ada"));
         let of = |directory: &Path| hosts_in(directory).expect("it is there");
-        assert_eq!(of(&renewed), hosts);
+        let client = |directory: &Path| client_in(directory).expect("it is there");
+        assert_eq!((of(&renewed), &*client(&renewed)), (hosts, "ada"));
         let other = ["2001:db8::7".to_owned()];
-        make(&moved, &other, "ada", Some(&tls)).expect("it can be made");
+        let bob = Some("bob".to_owned());
+        make(&moved, &other, bob, Some(&tls)).expect("it can be made");
         assert_eq!(of(&moved), [&LOCAL[..], &["2001:db8::7"]].concat());
-        fs::remove_file(tls.join(SERVER)).expect("it was made");
-        let refused = make(&lost, &[], "ada", Some(&tls)).expect_err("nobody knows for which");
+        assert_eq!(client(&moved), "bob");
+        for file in [SERVER, CLIENT] {
+            fs::remove_file(tls.join(file)).expect("it was made");
+        }
+        let refused = make(&lost, &[], None, Some(&tls)).expect_err("nobody knows for which");
         assert!(refused.to_string().contains("--host"), "{refused}");
-        make(&lost, &other, "ada", Some(&tls)).expect("they are named");
+        make(&lost, &other, None, Some(&tls)).expect("they are named");
+        assert_eq!(client(&lost), CLIENT_NAME);
     }
 
     #[test]
     fn a_certificate_can_be_renewed_before_and_after_the_ca_was_replaced_as_the_docs_say() {
         let temporary = tempfile::tempdir().expect("the temporary directory can be written");
         let [tls, next] = ["tls", "next"].map(|name| temporary.path().join(name));
-        make(&tls, &[], "ada", None).expect("it can be made");
-        let renew = |name: &str| make(&temporary.path().join(name), &[], "ada", Some(&tls));
+        make(&tls, &[], ada(), None).expect("it can be made");
+        let renew = |name: &str| make(&temporary.path().join(name), &[], ada(), Some(&tls));
         renew("before").expect("it belongs together");
-        make(&next, &[], "ada", None).expect("it can be made");
+        make(&next, &[], ada(), None).expect("it can be made");
         let ca = |directory: &Path| read(&directory.join(CA)).expect("it was made");
         fs::write(tls.join(CA), ca(&tls) + &ca(&next)).expect("it can be written");
         renew("step-1").expect("the old one is trusted, too");
@@ -429,6 +463,7 @@ mod tests {
             let directory = PathBuf::from("re newed");
             let made = Made {
                 hosts: vec!["localhost".to_owned()],
+                client: "ada".to_owned(),
                 certificates: Certificates::of(&directory),
                 directory,
                 ca_directory: ca_directory.map(PathBuf::from),
@@ -436,6 +471,9 @@ mod tests {
             made.to_string()
         };
         let (first, renewed) = (told(None), told(Some("tls")));
+        for told in [&first, &renewed] {
+            assert!(told.contains("for the client ada"), "{told}");
+        }
         assert!(first.contains("rdb-pd --tls-cert"), "{first}");
         let command = "mv 're newed'/server.pem 're newed'/server.key tls/ ";
         assert!(renewed.contains(command), "{renewed}");
@@ -458,7 +496,7 @@ mod tests {
     fn a_host_that_is_none_is_wrong_usage() {
         let temporary = tempfile::tempdir().expect("the temporary directory can be written");
         let directory = temporary.path().join("tls");
-        let refused = make(&directory, &["d\u{f6}b".to_owned()], "ada", None);
+        let refused = make(&directory, &["d\u{f6}b".to_owned()], ada(), None);
         assert!(matches!(refused, Err(Failure::Usage(_))), "{refused:?}");
         assert!(!directory.exists(), "nothing was done");
     }
