@@ -29,7 +29,9 @@ use crate::reader::Reader;
 use crate::region::{RegionDescriptor, stored_regions};
 use crate::reserve::{DiskReserve, Space};
 use crate::view::RegionView;
-use crate::writer::{Admitted, PendingWrite, Submission, WriteHealth, WriteRoom, Writer};
+use crate::writer::{
+    Admitted, NotWarmed, PendingWrite, Submission, WriteHealth, WriteRoom, Writer,
+};
 
 /// An open data directory. Cheap to clone; the directory stays locked until the last clone is dropped.
 ///
@@ -222,11 +224,12 @@ impl Storage {
     ///
     /// What `then` gets. [`Error::DataLoss`] and [`Error::Io`]: a key cannot be read, and writes to the region have stopped until
     /// the next open. Such a submission must not get into a replicated log, since it could not be applied here. What is in the
-    /// log already still is. [`Error::Closed`]: a key was not read before the storage was closed.
+    /// log already still is. The command that needs the key is named, so that the others can be refused with
+    /// [`Error::WritesStopped`]. [`Error::Closed`]: a key was not read before the storage was closed.
     pub fn warm(
         &self,
         admitted: Admitted,
-        then: impl FnOnce(Result<Admitted, Error>) + Send + 'static,
+        then: impl FnOnce(Result<Admitted, NotWarmed>) + Send + 'static,
     ) {
         self.inner.writer.warm(admitted, then);
     }

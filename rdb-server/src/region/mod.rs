@@ -33,7 +33,7 @@ use rdb_storage::{
 pub(crate) use description::{Described, Description, peer_on};
 pub(crate) use leadership::Leadership;
 pub(crate) use machine::{RegionMachine, first_state};
-pub(crate) use outcomes::PendingOutcomes;
+pub(crate) use outcomes::{PendingOutcomes, Refused};
 pub(crate) use permit::{ReadFailure, ReadPermit};
 pub(crate) use progress::{WriteProgress, WriteSteps};
 pub(crate) use proposer::Proposer;

@@ -13,11 +13,11 @@ use std::time::Instant;
 
 use rdb_raft::Answer;
 use rdb_raft::group::ProposeError;
-use rdb_storage::{Admitted, Proposal, Storage, Submission};
+use rdb_storage::{Admitted, NotWarmed, Proposal, Storage, Submission};
 use tokio::sync::oneshot;
 
 use super::Leadership;
-use super::outcomes::{self, Outcomes, PendingOutcomes};
+use super::outcomes::{self, Outcomes, PendingOutcomes, Refused};
 use super::progress::WriteProgress;
 use crate::error::Rejection;
 use crate::metrics::Figures;
@@ -97,8 +97,14 @@ impl Proposer {
                 outcomes,
                 progress: of_waiting,
             }),
-            // Whoever waited may be gone.
-            Err(error) => drop(outcomes.send(Err(error.into()))),
+            Err(NotWarmed { error, position }) => {
+                let refused = match position {
+                    Some(position) => Refused::stopped_by(position, error),
+                    None => Rejection::from(error).into(),
+                };
+                // The caller may be gone.
+                let _ = outcomes.send(Err(refused));
+            }
         });
         Ok(PendingOutcomes::new(pending, progress))
     }
@@ -127,7 +133,7 @@ impl Proposer {
         } in refused
         {
             drop(admitted);
-            let _ = outcomes.send(Err(self.leadership.refusal()));
+            let _ = outcomes.send(Err(self.leadership.refusal().into()));
         }
     }
 
@@ -189,7 +195,7 @@ impl Proposer {
                     progress.note_applied(*applying);
                     outcomes::of_submission(applied.take(count).collect(), values_bytes_max)
                 }
-                Err(rejection) => Err(rejection.clone()),
+                Err(rejection) => Err(rejection.clone().into()),
             };
             // Whoever waited may be gone.
             let _ = outcomes.send(of_submission);

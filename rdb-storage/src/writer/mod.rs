@@ -43,6 +43,7 @@ use queue::Queued;
 use room::Room;
 pub use room::WriteRoom;
 pub use submission::Submission;
+pub use warmer::NotWarmed;
 use warmer::WARMERS;
 use worker::Worker;
 
@@ -98,7 +99,7 @@ impl Writer {
     pub(crate) fn warm(
         &self,
         admitted: Admitted,
-        then: impl FnOnce(Result<Admitted, Error>) + Send + 'static,
+        then: impl FnOnce(Result<Admitted, NotWarmed>) + Send + 'static,
     ) {
         self.worker.warmer.warm(admitted, then);
     }

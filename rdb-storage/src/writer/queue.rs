@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::warmer::Then;
+use super::warmer::{NotWarmed, Then};
 use super::{Admitted, PendingWrite};
 use crate::apply::{BATCH_RANGE_DELETES_MAX, Entry};
 use crate::command::Outcome;
@@ -168,13 +168,13 @@ impl Queue {
             warmings,
         } = cold;
         let queue = Arc::clone(self);
-        let then = move |read: Result<Admitted, Error>| match read {
+        let then = move |read: Result<Admitted, NotWarmed>| match read {
             Ok(admitted) => queue.give_back(Some(Queued {
                 admitted,
                 completion,
                 warmings: warmings.saturating_add(1),
             })),
-            Err(error) => {
+            Err(NotWarmed { error, .. }) => {
                 // A caller that has gone away does not need its answer.
                 let _ = completion.send(Err(error));
                 queue.give_back(None);
@@ -317,7 +317,7 @@ mod tests {
         queue.close();
         assert!(take(&queue).is_empty());
         let (_, cannot_be) = aside.pop().unwrap();
-        cannot_be(Err(Error::Closed));
+        cannot_be(Err(Error::Closed.into()));
         assert_eq!(pending.wait(), Err(Error::Closed));
         assert!(take(&queue).is_empty());
         let (warm, then) = aside.pop().unwrap();

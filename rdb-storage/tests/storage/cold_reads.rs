@@ -290,7 +290,7 @@ fn a_closed_storage_warms_nothing_more() {
     storage.close().unwrap();
     let (sender, answer) = mpsc::channel();
     storage.warm(admitted, move |read| sender.send(read.map(drop)).unwrap());
-    assert_eq!(answer.try_recv(), Ok(Err(Error::Closed)));
+    assert_eq!(answer.try_recv(), Ok(Err(Error::Closed.into())));
 }
 
 #[test]

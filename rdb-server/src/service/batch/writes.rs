@@ -18,7 +18,7 @@ use super::answers::{AnswerGroup, answer};
 use super::intake::AwaitedWrite;
 use crate::error::Rejection;
 use crate::metrics::{Answered, Arrival, AuditedMessage, Details, Figures, Kind, Parts, Together};
-use crate::region::{MessageRoom, PendingOutcomes, RegionHandle, WriteProgress};
+use crate::region::{MessageRoom, PendingOutcomes, Refused, RegionHandle, WriteProgress};
 
 /// The writes of a message. They share its buffer, and the room that the first of them takes for it.
 pub(super) struct MessageWrites<'a> {
@@ -79,7 +79,7 @@ impl<'a> MessageWrites<'a> {
                 submitted.progress = pending.take_progress();
                 Ok(submitted.answers(pending, conflict_room).boxed())
             }
-            Err(rejection) => Err(submitted.rejected(rejection)),
+            Err(rejection) => Err(submitted.refused(rejection.into())),
         }
     }
 
@@ -157,7 +157,7 @@ impl Submitted {
         pending: PendingOutcomes,
         conflict_room: Option<Reservation>,
     ) -> AnswerGroup {
-        match pending.await {
+        match pending.of_each().await {
             Ok(outcomes) if outcomes.len() == self.awaited.len() => {
                 let awaited = mem::take(&mut self.awaited);
                 let mut together = self.figures.commands.together(self.arrival);
@@ -172,22 +172,24 @@ impl Submitted {
                 together.end(|arrival, now| self.details(arrival, now));
                 AnswerGroup::new(answers, Arc::clone(&self.message), conflict_room)
             }
-            result => self.rejected(result.err().unwrap_or_else(unexpected)),
+            result => self.refused(result.err().unwrap_or_else(|| unexpected().into())),
         }
     }
 
-    fn rejected(mut self, rejection: Rejection) -> AnswerGroup {
-        self.note_all(Answered::by(&rejection), Some(&rejection));
+    fn refused(mut self, refused: Refused) -> AnswerGroup {
+        self.note_all(Some(&refused));
         let awaited = mem::take(&mut self.awaited);
         let ids = awaited.iter().map(|awaited| awaited.id);
         let message = Arc::clone(&self.message);
-        AnswerGroup::rejected(ids.collect(), rejection, Some(message))
+        AnswerGroup::refused(ids.collect(), refused, Some(message))
     }
 
-    /// Notes that all that are left were answered so.
-    fn note_all(&self, answered: Answered, rejection: Option<&Rejection>) {
+    /// Notes that all that are left were refused so. `None`: they were given up.
+    fn note_all(&self, refused: Option<&Refused>) {
         let mut together = self.figures.commands.together(self.arrival);
         for (position, awaited) in self.awaited.iter().enumerate() {
+            let rejection = refused.map(|refused| refused.of(position));
+            let answered = rejection.map_or(Answered::GivenUp, Answered::by);
             self.note(&mut together, position, awaited, answered, rejection);
         }
         together.end(|arrival, now| self.details(arrival, now));
@@ -219,6 +221,6 @@ impl Submitted {
 
 impl Drop for Submitted {
     fn drop(&mut self) {
-        self.note_all(Answered::GivenUp, None);
+        self.note_all(None);
     }
 }
