@@ -30,7 +30,7 @@ use crate::region::{RegionDescriptor, stored_regions};
 use crate::reserve::{DiskReserve, Space};
 use crate::view::RegionView;
 use crate::writer::{
-    Admitted, NotWarmed, PendingWrite, Submission, WriteHealth, WriteRoom, Writer,
+    Admitted, NotWarmed, PendingWrite, Submission, WriteHealth, WriteRoom, WriteShare, Writer,
 };
 
 /// An open data directory. Cheap to clone; the directory stays locked until the last clone is dropped.
@@ -212,6 +212,25 @@ impl Storage {
     /// As [`submit`](Self::submit) at once.
     pub fn admit(&self, submission: Submission) -> Result<Admitted, Error> {
         self.inner.writer.admit(submission)
+    }
+
+    /// A share of the write queue's room, for one region. While several regions have shares, one whose writes wait leaves room to the
+    /// others.
+    pub fn write_share(&self) -> Arc<WriteShare> {
+        self.inner.writer.share()
+    }
+
+    /// The same as [`admit`](Self::admit) within the share of the submission's region.
+    ///
+    /// # Errors
+    ///
+    /// As [`admit`](Self::admit); [`Error::Busy`] also when the region holds so much room that others would have too little.
+    pub fn admit_within(
+        &self,
+        share: &Arc<WriteShare>,
+        submission: Submission,
+    ) -> Result<Admitted, Error> {
+        self.inner.writer.admit_within(share, submission)
     }
 
     /// Reads into memory what applying a submission reads: the versioned keys of its swaps and deletes. An

@@ -4,7 +4,7 @@
 //! are under way at a time. No submission is delayed to fill an entry: submissions gather while the entries before them are
 //! synced and applied. It has no task: each submission proposes, and so does each entry when it is done.
 //!
-//! The queue is bounded by the room that its submissions hold in the store's write queue.
+//! The queue is bounded by the region's share of the room in the store's write queue.
 
 use std::collections::{HashSet, VecDeque};
 use std::mem;
@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use rdb_raft::Answer;
 use rdb_raft::group::ProposeError;
-use rdb_storage::{Admitted, NotWarmed, Proposal, Storage, Submission};
+use rdb_storage::{Admitted, NotWarmed, Proposal, Storage, Submission, WriteShare};
 use tokio::sync::oneshot;
 
 use super::Leadership;
@@ -41,6 +41,7 @@ const ENTRY_RANGE_DELETES_MAX: usize = 64;
 pub(crate) struct Proposer {
     leadership: Leadership,
     storage: Storage,
+    share: Arc<WriteShare>,
     figures: Arc<Figures>,
     queue: Mutex<Queue>,
 }
@@ -69,6 +70,7 @@ impl Proposer {
     ) -> Arc<Self> {
         Arc::new(Self {
             leadership,
+            share: storage.write_share(),
             storage,
             figures,
             queue: Mutex::default(),
@@ -87,7 +89,7 @@ impl Proposer {
         submission: Submission,
     ) -> Result<PendingOrBack, Rejection> {
         self.leadership.check()?;
-        let admitted = self.storage.admit(submission)?;
+        let admitted = self.storage.admit_within(&self.share, submission)?;
         let (outcomes, pending) = oneshot::channel();
         let progress = Arc::new(WriteProgress::submitted_at(Instant::now()));
         let (proposer, of_waiting) = (Arc::clone(self), Arc::clone(&progress));

@@ -17,9 +17,9 @@ pub struct Admitted {
 }
 
 impl Admitted {
-    pub(super) fn new(submission: Submission, room: WriteRoom) -> Self {
+    pub(super) fn new(submission: Submission, payload_bytes: usize, room: WriteRoom) -> Self {
         Self {
-            payload_bytes: submission.payload_bytes(),
+            payload_bytes,
             range_delete_count: range_delete_count(&submission.commands),
             read_bytes: 0,
             submission,

@@ -221,14 +221,15 @@ impl Queue {
 mod tests {
     use bytes::Bytes;
 
-    use super::super::Submission;
-    use super::super::room::Room;
+    use super::super::{Submission, WriteShare};
     use super::*;
     use crate::command::Command;
 
     fn queued_with_answer(command: Command) -> (Queued, PendingWrite) {
-        let room = Room::new(1).take(1).unwrap();
-        Queued::new(Admitted::new(Submission::new(1, vec![command]), room))
+        let room = WriteShare::of_queue(1).take(1, 1).unwrap();
+        let submission = Submission::new(1, vec![command]);
+        let payload_bytes = submission.payload_bytes();
+        Queued::new(Admitted::new(submission, payload_bytes, room))
     }
 
     /// A submission of one delete, whose key has `bytes` bytes.

@@ -1,8 +1,8 @@
 //! Warming: reads into memory, ahead of time, what applying a submission would read from the disk.
 //!
 //! A submission is *cold* while something that it reads is not in memory, or if it reads more than [`INLINE_READ_BYTES`]. It waits for
-//! one of a few threads, which read it. Then the callback that was given with it is called. A closed warmer does not wait for the
-//! disk: cold submissions are refused.
+//! one of a few threads, which read it. Then the callback that was given with it is called. One that reads more than [`COLD_KEYS_MAX`]
+//! keys would occupy a thread for long, and is given back. A closed warmer does not wait for the disk: cold submissions are refused.
 
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
@@ -213,8 +213,7 @@ impl Drop for Cold {
 mod tests {
     use std::sync::mpsc::{self, Receiver};
 
-    use super::super::room::Room;
-    use super::super::{Submission, WriteHealth};
+    use super::super::{Submission, WriteHealth, WriteShare};
     use super::*;
     use crate::command::Command;
     use crate::engine::Family;
@@ -241,8 +240,8 @@ mod tests {
             expected_version,
             value: "v".into(),
         });
-        let room = Room::new(1).take(1).unwrap();
-        Admitted::new(Submission::new(1, swaps.collect()), room)
+        let room = WriteShare::of_queue(1).take(1, 1).unwrap();
+        Admitted::new(Submission::new(1, swaps.collect()), 0, room)
     }
 
     /// Puts a record of `bytes` into the memtable.

@@ -219,11 +219,11 @@ async fn a_message_without_room_in_the_write_queue_is_refused_and_not_applied() 
 }
 
 /// Stores these versioned keys, at version 1.
-fn store(storage: &Storage, keys: &[Bytes], value: impl Fn(&Bytes) -> Bytes) {
+fn store(storage: &Storage, keys: &[Bytes], value: impl Fn() -> Bytes) {
     let swaps = keys.iter().map(|key| Command::CompareAndSwap {
         key: key.clone(),
         expected_version: 0,
-        value: value(key),
+        value: value(),
     });
     let submission = Submission::new(1, swaps.collect());
     let stored = storage.submit(submission).expect("there is room").wait();
@@ -246,7 +246,7 @@ async fn swaps_that_have_much_to_read_are_submitted_in_parts_and_others_together
         let keys = (0..=COLD_KEYS_MAX).map(|number| format!("{value_bytes}/{number}").into());
         let keys: Vec<Bytes> = keys.collect();
         let (storage, stored) = (fixture.storage.clone(), keys.clone());
-        let storing = move || store(&storage, &stored, |_| vec![0; value_bytes].into());
+        let storing = move || store(&storage, &stored, || vec![0; value_bytes].into());
         spawn_blocking(storing).await.expect("no panic");
         let count = keys.len();
         let mut request = message(keys.into_iter().map(swap));
@@ -271,7 +271,7 @@ fn damaged(keys: &[Bytes]) -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("the temporary directory can be written");
     let storage = open(directory.path());
     // It does not compress.
-    store(&storage, keys, |_| {
+    store(&storage, keys, || {
         std::iter::repeat_with(|| fastrand::u8(..))
             .take(1000)
             .collect()
