@@ -115,4 +115,6 @@ pub use scan::{KeyValue, Page, ScanRange, VersionedKeyValue};
 pub use snapshot::{IncomingRegion, ReceivedRegion, RegionSnapshot};
 pub use storage::{Storage, StorageFigures, StorageStats, UnfinishedInstall};
 pub use view::RegionView;
-pub use writer::{Admitted, PendingWrite, Submission, WriteHealth, WriteRoom};
+pub use writer::{
+    Admitted, NotWarmed, PendingWrite, Submission, WriteHealth, WriteRoom, WriteShare,
+};

@@ -29,7 +29,9 @@ use crate::reader::Reader;
 use crate::region::{RegionDescriptor, stored_regions};
 use crate::reserve::{DiskReserve, Space};
 use crate::view::RegionView;
-use crate::writer::{Admitted, PendingWrite, Submission, WriteHealth, WriteRoom, Writer};
+use crate::writer::{
+    Admitted, NotWarmed, PendingWrite, Submission, WriteHealth, WriteRoom, WriteShare, Writer,
+};
 
 /// An open data directory. Cheap to clone; the directory stays locked until the last clone is dropped.
 ///
@@ -212,23 +214,46 @@ impl Storage {
         self.inner.writer.admit(submission)
     }
 
-    /// Reads into memory what applying a submission reads: the versioned keys of its swaps and deletes. An
-    /// [`apply_from_memory`](Self::apply_from_memory) that comes soon finds it then.
-    ///
-    /// `then` is called exactly once. If all is in memory and not much, it is called right here, else on another thread, or on the
-    /// one that closes the storage. It must not block.
+    /// A share of the write queue's room, for one region. While several regions have shares, one whose writes wait leaves room to the
+    /// others.
+    pub fn write_share(&self) -> Arc<WriteShare> {
+        self.inner.writer.share()
+    }
+
+    /// The same as [`admit`](Self::admit) within the share of the submission's region.
     ///
     /// # Errors
     ///
-    /// What `then` gets. [`Error::DataLoss`] and [`Error::Io`]: a key cannot be read, and writes to the region have stopped until
+    /// As [`admit`](Self::admit); [`Error::Busy`] also when the region holds so much room that others would have too little.
+    pub fn admit_within(
+        &self,
+        share: &Arc<WriteShare>,
+        submission: Submission,
+    ) -> Result<Admitted, Error> {
+        self.inner.writer.admit_within(share, submission)
+    }
+
+    /// Reads into memory what applying a submission reads: the versioned keys of its swaps and deletes. An
+    /// [`apply_from_memory`](Self::apply_from_memory) that comes soon finds it then.
+    ///
+    /// `then` is called exactly once, unless the submission is given back. If all is in memory and not much, it is called right here,
+    /// else on another thread, or on the one that closes the storage. It must not block.
+    ///
+    /// # Errors
+    ///
+    /// A submission that is not all in memory, or reads much, and has more than [`COLD_KEYS_MAX`](crate::limits::COLD_KEYS_MAX) keys
+    /// to read is given back: submit [its commands](Admitted::into_commands) in parts.
+    ///
+    /// What `then` gets: [`Error::DataLoss`] and [`Error::Io`]: a key cannot be read, and writes to the region have stopped until
     /// the next open. Such a submission must not get into a replicated log, since it could not be applied here. What is in the
-    /// log already still is. [`Error::Closed`]: a key was not read before the storage was closed.
+    /// log already still is. The command that needs the key is named, so that the others can be refused with
+    /// [`Error::WritesStopped`]. [`Error::Closed`]: a key was not read before the storage was closed.
     pub fn warm(
         &self,
         admitted: Admitted,
-        then: impl FnOnce(Result<Admitted, Error>) + Send + 'static,
-    ) {
-        self.inner.writer.warm(admitted, then);
+        then: impl FnOnce(Result<Admitted, NotWarmed>) + Send + 'static,
+    ) -> Result<(), Admitted> {
+        self.inner.writer.warm(admitted, then)
     }
 
     /// Takes room in the write queue for a message. The commands of several submissions can share its buffer.

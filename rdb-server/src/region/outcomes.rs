@@ -10,7 +10,7 @@ use rdb_proto::error::Fault;
 use rdb_proto::errorpb::{EpochNotMatch, Fate, region_error::Kind};
 use rdb_raft::Answer;
 use rdb_raft::group::ProposeError;
-use rdb_storage::Outcome;
+use rdb_storage::{Command, Error, Outcome};
 use tokio::sync::oneshot;
 use tonic::Code;
 
@@ -18,7 +18,51 @@ use super::Leadership;
 use super::progress::{Applying, WriteProgress};
 use crate::error::Rejection;
 
-pub(super) type Outcomes = Result<Vec<Outcome>, Rejection>;
+pub(super) type Outcomes = Result<Vec<Outcome>, Refused>;
+
+/// Why a submission has no outcomes. Boxed, since it is rare and large.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused {
+    rejection: Box<Rejection>,
+    /// The position of the one command with another rejection, and that one.
+    except: Option<Box<(usize, Rejection)>>,
+}
+
+impl Refused {
+    /// The command at a position met what has stopped writes to its region. The others may be retried.
+    pub(super) fn stopped_by(position: usize, met: Error) -> Self {
+        let cause = met.to_string();
+        Self {
+            rejection: Box::new(Error::WritesStopped { cause }.into()),
+            except: Some(Box::new((position, met.into()))),
+        }
+    }
+
+    /// Why the command at a position was refused.
+    pub(crate) fn of(&self, position: usize) -> &Rejection {
+        match self.except.as_deref() {
+            Some((excepted, rejection)) if *excepted == position => rejection,
+            _ => &self.rejection,
+        }
+    }
+}
+
+impl From<Rejection> for Refused {
+    fn from(rejection: Rejection) -> Self {
+        Self {
+            rejection: Box::new(rejection),
+            except: None,
+        }
+    }
+}
+
+/// One answer to all commands says what was met, not what follows from it.
+impl From<Refused> for Rejection {
+    fn from(refused: Refused) -> Self {
+        let Refused { rejection, except } = refused;
+        except.map_or_else(|| *rejection, |except| except.1)
+    }
+}
 
 /// What an entry is answered with.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,6 +72,9 @@ pub(super) struct AppliedEntry {
     /// The times of the apply that the entry was in.
     pub(super) applying: Applying,
 }
+
+/// What becomes of commands that are submitted. `Err`: they have too much to read to be applied as a whole, and are given back.
+pub(crate) type PendingOrBack = Result<PendingOutcomes, Vec<Command>>;
 
 /// Resolves to one outcome for each command that was submitted. Dropping it does not take the writes back.
 #[must_use = "a write is known to be done only by its outcome"]
@@ -48,16 +95,27 @@ impl PendingOutcomes {
     pub(crate) fn take_progress(&mut self) -> Option<Arc<WriteProgress>> {
         self.progress.take()
     }
+
+    /// Waits for the outcomes. If there are none, each command may have another rejection.
+    pub(crate) async fn of_each(self) -> Outcomes {
+        self.outcomes.await.unwrap_or_else(|_| Err(lost()))
+    }
 }
 
 impl Future for PendingOutcomes {
-    type Output = Outcomes;
+    type Output = Result<Vec<Outcome>, Rejection>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcomes> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let outcomes = Pin::new(&mut self.outcomes).poll(context);
-        outcomes
-            .map(|outcomes| outcomes.unwrap_or_else(|_| Err(undetermined("the write was lost"))))
+        outcomes.map(|outcomes| {
+            let outcomes = outcomes.unwrap_or_else(|_| Err(lost()));
+            outcomes.map_err(Rejection::from)
+        })
     }
+}
+
+fn lost() -> Refused {
+    undetermined("the write was lost").into()
 }
 
 /// The outcomes of an entry of `count` commands. Only what was never proposed may be answered as not applied.
@@ -86,7 +144,7 @@ pub(super) fn unanswered(error: ProposeError, leadership: &Leadership) -> Reject
 pub(super) fn of_submission(mut outcomes: Vec<Outcome>, mut values_bytes_left: usize) -> Outcomes {
     for outcome in &mut outcomes {
         match outcome {
-            Outcome::EpochChanged { .. } => return Err(epoch_has_changed()),
+            Outcome::EpochChanged { .. } => return Err(epoch_has_changed().into()),
             Outcome::Conflict { current_value, .. } => {
                 let bytes = current_value.as_ref().map_or(0, Bytes::len);
                 match values_bytes_left.checked_sub(bytes) {
@@ -142,6 +200,21 @@ mod tests {
             conflict(None),
         ];
         assert_eq!(cut, expected);
+    }
+
+    #[test]
+    fn one_command_is_told_of_the_damage_and_the_others_that_writes_have_stopped() {
+        let cause = "a damaged block".to_owned();
+        let refused = Refused::stopped_by(1, Error::DataLoss { cause });
+        let told = |rejection: &Rejection| match rejection {
+            Rejection::Fault(fault) => (fault.code, fault.fate),
+            other => panic!("{other:?}"),
+        };
+        let stopped = (Code::Unavailable, Fate::NotApplied);
+        let damaged = (Code::DataLoss, Fate::NotApplied);
+        let each = [0, 1, 2].map(|position| told(refused.of(position)));
+        assert_eq!(each, [stopped, damaged, stopped]);
+        assert_eq!(told(&refused.into()), damaged);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! are under way at a time. No submission is delayed to fill an entry: submissions gather while the entries before them are
 //! synced and applied. It has no task: each submission proposes, and so does each entry when it is done.
 //!
-//! The queue is bounded by the room that its submissions hold in the store's write queue.
+//! The queue is bounded by the region's share of the room in the store's write queue.
 
 use std::collections::{HashSet, VecDeque};
 use std::mem;
@@ -13,11 +13,11 @@ use std::time::Instant;
 
 use rdb_raft::Answer;
 use rdb_raft::group::ProposeError;
-use rdb_storage::{Admitted, Proposal, Storage, Submission};
+use rdb_storage::{Admitted, NotWarmed, Proposal, Storage, Submission, WriteShare};
 use tokio::sync::oneshot;
 
 use super::Leadership;
-use super::outcomes::{self, Outcomes, PendingOutcomes};
+use super::outcomes::{self, Outcomes, PendingOrBack, PendingOutcomes, Refused};
 use super::progress::WriteProgress;
 use crate::error::Rejection;
 use crate::metrics::Figures;
@@ -41,6 +41,7 @@ const ENTRY_RANGE_DELETES_MAX: usize = 64;
 pub(crate) struct Proposer {
     leadership: Leadership,
     storage: Storage,
+    share: Arc<WriteShare>,
     figures: Arc<Figures>,
     queue: Mutex<Queue>,
 }
@@ -69,6 +70,7 @@ impl Proposer {
     ) -> Arc<Self> {
         Arc::new(Self {
             leadership,
+            share: storage.write_share(),
             storage,
             figures,
             queue: Mutex::default(),
@@ -81,26 +83,33 @@ impl Proposer {
     }
 
     /// Queues a submission. Its keys are read into memory first, so that applying it does not wait for the disk. If another
-    /// store leads, nothing is read.
+    /// store leads, nothing is read. Commands that have too much to read are given back, and have to be submitted in parts.
     pub(super) fn submit(
         self: &Arc<Self>,
         submission: Submission,
-    ) -> Result<PendingOutcomes, Rejection> {
+    ) -> Result<PendingOrBack, Rejection> {
         self.leadership.check()?;
-        let admitted = self.storage.admit(submission)?;
+        let admitted = self.storage.admit_within(&self.share, submission)?;
         let (outcomes, pending) = oneshot::channel();
         let progress = Arc::new(WriteProgress::submitted_at(Instant::now()));
         let (proposer, of_waiting) = (Arc::clone(self), Arc::clone(&progress));
-        self.storage.warm(admitted, move |admitted| match admitted {
+        let warming = self.storage.warm(admitted, move |admitted| match admitted {
             Ok(admitted) => proposer.push(Waiting {
                 admitted,
                 outcomes,
                 progress: of_waiting,
             }),
-            // Whoever waited may be gone.
-            Err(error) => drop(outcomes.send(Err(error.into()))),
+            Err(NotWarmed { error, position }) => {
+                let refused = match position {
+                    Some(position) => Refused::stopped_by(position, error),
+                    None => Rejection::from(error).into(),
+                };
+                // The caller may be gone.
+                let _ = outcomes.send(Err(refused));
+            }
         });
-        Ok(PendingOutcomes::new(pending, progress))
+        let submitted = warming.map(|()| PendingOutcomes::new(pending, progress));
+        Ok(submitted.map_err(Admitted::into_commands))
     }
 
     fn push(self: &Arc<Self>, waiting: Waiting) {
@@ -127,7 +136,7 @@ impl Proposer {
         } in refused
         {
             drop(admitted);
-            let _ = outcomes.send(Err(self.leadership.refusal()));
+            let _ = outcomes.send(Err(self.leadership.refusal().into()));
         }
     }
 
@@ -193,7 +202,7 @@ impl Proposer {
                     progress.note_applied(*applying);
                     outcomes::of_submission(applied.take(count).collect(), values_bytes_max)
                 }
-                Err(rejection) => Err(rejection.clone()),
+                Err(rejection) => Err(rejection.clone().into()),
             };
             // Whoever waited may be gone.
             let _ = outcomes.send(of_submission);
@@ -291,7 +300,8 @@ mod tests {
         let submission = Submission::new(1, commands).under_epoch(epoch_version);
         let admitted = storage.admit(submission).expect("there is room");
         let (sender, warmed) = mpsc::channel();
-        storage.warm(admitted, move |read| sender.send(read).expect("awaited"));
+        let warming = storage.warm(admitted, move |read| sender.send(read).expect("awaited"));
+        warming.expect("it reads little");
         let admitted = warmed.recv().expect("answered").expect("read");
         let (outcomes, pending) = oneshot::channel();
         let progress = Arc::new(WriteProgress::submitted_at(Instant::now()));

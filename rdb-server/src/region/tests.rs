@@ -33,7 +33,7 @@ async fn commands_of_an_epoch_that_is_over_are_not_applied() {
     let led = Led::begin(&storage, region(1)).await;
     let handle = led.handle(region(1));
     let submit = async |command| {
-        let submitted = handle.submit(vec![command], None, 0);
+        let submitted = handle.submit(vec![command], 0);
         submitted.expect("there is room").await
     };
     for (version, value) in [(1, "applied"), (2, "not applied")] {
@@ -53,6 +53,51 @@ async fn commands_of_an_epoch_that_is_over_are_not_applied() {
     let permit = handle.permit_read().await.expect("it leads");
     let found = permit.read(read, usize::MAX).await.expect("read");
     assert_eq!(found, PointValue::Raw(Some("applied".into())));
+}
+
+/// Nothing is answered while the test does not wait: all tasks run on its thread.
+#[tokio::test]
+async fn a_region_whose_writes_wait_leaves_room_for_those_of_another() {
+    let directory = tempfile::tempdir().expect("the temporary directory can be written");
+    let options = StorageOptions {
+        write_queue_bytes_max: 8 << 20,
+        ..StorageOptions::new(Role::Server)
+    };
+    let storage = Storage::open(directory.path(), options).expect("a new directory");
+    let region_1 = Region {
+        end_key: "m".into(),
+        ..region_1()
+    };
+    let region_2 = Region {
+        id: 2,
+        start_key: "m".into(),
+        ..Region::default()
+    };
+    let (slow, other) = (
+        Led::begin(&storage, region_1.clone()).await,
+        Led::begin(&storage, region_2.clone()).await,
+    );
+    let (slow_handle, other_handle) = (slow.handle(region_1), other.handle(region_2));
+    let put = |key: &'static str| Command::PutRaw {
+        key: key.into(),
+        value: vec![0; 64 << 10].into(),
+    };
+    let mut waiting = Vec::new();
+    let refused = loop {
+        match slow_handle.submit(vec![put("a")], 0) {
+            Ok(pending) => waiting.push(pending),
+            Err(refused) => break refused,
+        }
+    };
+    let Rejection::Routing(Kind::ServerBusy(_)) = refused else {
+        panic!("{refused:?}");
+    };
+    let written = other_handle.submit(vec![put("n")], 0);
+    let written = written.expect("there is room").await;
+    assert_eq!(written.expect("applied"), [Outcome::Done]);
+    for written in waiting {
+        assert_eq!(written.await.expect("applied"), [Outcome::Done]);
+    }
 }
 
 /// A read that is late may find its region taken away, since its store has lost the leadership.
@@ -173,7 +218,7 @@ async fn a_large_value_is_looked_at_again_only_with_room_and_off_the_async_threa
     let led = Led::begin(&storage, Region::default()).await;
     let handle = led.handle(Region::default());
     let write = async |command| {
-        let written = handle.submit(vec![command], None, 0);
+        let written = handle.submit(vec![command], 0);
         written.expect("there is room").await.expect("written");
     };
     let read = async |room| {

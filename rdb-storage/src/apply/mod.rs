@@ -95,31 +95,42 @@ pub(crate) struct Entry<'a> {
 }
 
 /// Reads what [`Batch::load`] reads for the commands of an entry, each key once, and keeps none of it. Returns how many bytes of
-/// records that are. `go_on` is asked before each read of a key, and is told the bytes so far.
+/// records that are, or the position of the command that failed. `go_on` is asked before each read of a key, and is told the bytes
+/// so far.
 pub(crate) fn read_ahead(
     engine: &Engine,
     entry: &Entry<'_>,
     tier: Tier,
     go_on: impl Fn(usize) -> Result<(), ReadError>,
-) -> Result<usize, ReadError> {
+) -> Result<usize, (usize, ReadError)> {
     let is_alone = entry.commands.len() == 1;
     let mut keys_read = HashSet::new();
     let mut bytes_read = 0;
-    for (key, _) in entry.commands.iter().filter_map(Command::expected_version) {
+    for (position, command) in entry.commands.iter().enumerate() {
+        let Some((key, _)) = command.expected_version() else {
+            continue;
+        };
         // A set would cost a single command an allocation.
         if !is_alone && !keys_read.insert(&key[..]) {
             continue;
         }
-        go_on(bytes_read)?;
-        if let Some(record) = engine.record(Keyspace::Versioned, key, tier)? {
-            Keyspace::Versioned.parts(&record)?;
-            bytes_read += record.len();
-        }
+        let read = go_on(bytes_read).and_then(|()| record_bytes(engine, key, tier));
+        bytes_read += read.map_err(|error| (position, error))?;
     }
-    if entry.commands.iter().any(Command::reads_floor) {
-        engine.version_floor(entry.region_id, tier)?;
+    if let Some(position) = entry.commands.iter().position(Command::reads_floor) {
+        let floor = engine.version_floor(entry.region_id, tier);
+        floor.map_err(|error| (position, error))?;
     }
     Ok(bytes_read)
+}
+
+/// The length of the record of a versioned key; 0: there is none.
+fn record_bytes(engine: &Engine, key: &[u8], tier: Tier) -> Result<usize, ReadError> {
+    let Some(record) = engine.record(Keyspace::Versioned, key, tier)? else {
+        return Ok(0);
+    };
+    Keyspace::Versioned.parts(&record)?;
+    Ok(record.len())
 }
 
 /// A write batch in the making, and what its entries see.

@@ -17,9 +17,9 @@ pub struct Admitted {
 }
 
 impl Admitted {
-    pub(super) fn new(submission: Submission, room: WriteRoom) -> Self {
+    pub(super) fn new(submission: Submission, payload_bytes: usize, room: WriteRoom) -> Self {
         Self {
-            payload_bytes: submission.payload_bytes(),
+            payload_bytes,
             range_delete_count: range_delete_count(&submission.commands),
             read_bytes: 0,
             submission,
@@ -40,6 +40,11 @@ impl Admitted {
     /// What it does, in order. There is at least one.
     pub fn commands(&self) -> &[Command] {
         &self.submission.commands
+    }
+
+    /// Its commands, to be submitted otherwise. Gives the room back.
+    pub fn into_commands(self) -> Vec<Command> {
+        self.submission.commands
     }
 
     /// What the `version` of the region's epoch has to be. `None`: it does not matter.

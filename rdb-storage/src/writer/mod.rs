@@ -40,16 +40,17 @@ pub use admitted::Admitted;
 pub use health::WriteHealth;
 pub use pending::PendingWrite;
 use queue::Queued;
-use room::Room;
-pub use room::WriteRoom;
+pub use room::{WriteRoom, WriteShare};
 pub use submission::Submission;
+pub use warmer::NotWarmed;
 use warmer::WARMERS;
 use worker::Worker;
 
 /// The handle of the writer thread. [`Writer::close`] ends it; so does dropping the handle.
 pub(crate) struct Writer {
     worker: Arc<Worker>,
-    room: Arc<Room>,
+    /// That of submissions that name no other one.
+    share: Arc<WriteShare>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -58,7 +59,7 @@ impl Writer {
         let worker = Arc::new(Worker::new(engine, options));
         let writer = Self {
             worker: Arc::clone(&worker),
-            room: Room::new(options.write_queue_bytes_max),
+            share: WriteShare::of_queue(options.write_queue_bytes_max),
             threads: Mutex::new(Vec::new()),
         };
         // From here on, dropping the writer ends what was started.
@@ -74,17 +75,37 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Takes room in the queue. Never waits.
+    /// Takes room in the queue for a message. Its submissions count their parts of it. Never waits.
     pub(crate) fn take_room(&self, bytes: usize) -> Result<WriteRoom, Error> {
-        self.room.take(bytes)
+        self.share.take(bytes, 0)
+    }
+
+    /// Another share of the queue's room, for a region.
+    pub(crate) fn share(&self) -> Arc<WriteShare> {
+        self.share.of_region()
     }
 
     /// Lets a submission in. Never waits.
     pub(crate) fn admit(&self, submission: Submission) -> Result<Admitted, Error> {
+        self.admit_within(&self.share, submission)
+    }
+
+    /// The same within the share of its region.
+    pub(crate) fn admit_within(
+        &self,
+        share: &Arc<WriteShare>,
+        submission: Submission,
+    ) -> Result<Admitted, Error> {
         self.worker.check(submission.region_id)?;
         submission.validate()?;
-        let room = self.room.take(submission.charge_bytes())?;
-        Ok(Admitted::new(submission.detached(&room), room))
+        let payload_bytes = submission.payload_bytes();
+        let (bytes, held_bytes) = submission.charge_bytes(payload_bytes);
+        let room = share.take(bytes, held_bytes)?;
+        Ok(Admitted::new(
+            submission.detached(&room),
+            payload_bytes,
+            room,
+        ))
     }
 
     /// Queues a submission. Never waits.
@@ -94,13 +115,13 @@ impl Writer {
         Ok(pending)
     }
 
-    /// Calls `then` once what applying the submission reads is in memory.
+    /// Calls `then` once what applying the submission reads is in memory. `Err`: it is cold and reads too many keys.
     pub(crate) fn warm(
         &self,
         admitted: Admitted,
-        then: impl FnOnce(Result<Admitted, Error>) + Send + 'static,
-    ) {
-        self.worker.warmer.warm(admitted, then);
+        then: impl FnOnce(Result<Admitted, NotWarmed>) + Send + 'static,
+    ) -> Result<(), Admitted> {
+        self.worker.warmer.warm(admitted, then)
     }
 
     /// Applies entries of one region right here, and writes them at once. `None`: that would block, and nothing was applied.
@@ -145,7 +166,7 @@ impl Writer {
 
     /// How much room of the queue is taken, and how much there is, in bytes.
     pub(crate) fn room_bytes(&self) -> (usize, usize) {
-        self.room.bytes()
+        self.share.bytes()
     }
 
     /// How many submissions had keys that were not in memory, since the open.

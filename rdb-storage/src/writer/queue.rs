@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::warmer::Then;
+use super::warmer::{NotWarmed, Then};
 use super::{Admitted, PendingWrite};
 use crate::apply::{BATCH_RANGE_DELETES_MAX, Entry};
 use crate::command::Outcome;
@@ -168,13 +168,13 @@ impl Queue {
             warmings,
         } = cold;
         let queue = Arc::clone(self);
-        let then = move |read: Result<Admitted, Error>| match read {
+        let then = move |read: Result<Admitted, NotWarmed>| match read {
             Ok(admitted) => queue.give_back(Some(Queued {
                 admitted,
                 completion,
                 warmings: warmings.saturating_add(1),
             })),
-            Err(error) => {
+            Err(NotWarmed { error, .. }) => {
                 // A caller that has gone away does not need its answer.
                 let _ = completion.send(Err(error));
                 queue.give_back(None);
@@ -227,14 +227,15 @@ impl Queue {
 mod tests {
     use bytes::Bytes;
 
-    use super::super::Submission;
-    use super::super::room::Room;
+    use super::super::{Submission, WriteShare};
     use super::*;
     use crate::command::Command;
 
     fn queued_with_answer(command: Command) -> (Queued, PendingWrite) {
-        let room = Room::new(1).take(1).unwrap();
-        Queued::new(Admitted::new(Submission::new(1, vec![command]), room))
+        let room = WriteShare::of_queue(1).take(1, 1).unwrap();
+        let submission = Submission::new(1, vec![command]);
+        let payload_bytes = submission.payload_bytes();
+        Queued::new(Admitted::new(submission, payload_bytes, room))
     }
 
     /// A submission of one delete, whose key has `bytes` bytes.
@@ -323,7 +324,7 @@ mod tests {
         queue.close();
         assert!(take(&queue).is_empty());
         let (_, cannot_be) = aside.pop().unwrap();
-        cannot_be(Err(Error::Closed));
+        cannot_be(Err(Error::Closed.into()));
         assert_eq!(pending.wait(), Err(Error::Closed));
         assert!(take(&queue).is_empty());
         let (warm, then) = aside.pop().unwrap();

@@ -62,13 +62,15 @@ impl Submission {
         self.commands.iter().try_for_each(Command::validate)
     }
 
-    /// What the submission takes in the queue, in bytes; of a message, beside the message's own room.
-    pub(super) fn charge_bytes(&self) -> usize {
+    /// What the submission takes in the queue, in bytes; of a message, beside the message's own room. And what it holds, its part of
+    /// that room included.
+    pub(super) fn charge_bytes(&self, payload_bytes: usize) -> (usize, usize) {
         let entries: usize = self.commands.iter().map(Command::entry_count).sum();
         let overhead = (entries + 1) * ENTRY_OVERHEAD_BYTES;
+        let held_bytes = overhead + payload_bytes;
         match self.message {
-            Some(_) => overhead,
-            None => overhead + self.payload_bytes(),
+            Some(_) => (overhead, held_bytes),
+            None => (held_bytes, held_bytes),
         }
     }
 

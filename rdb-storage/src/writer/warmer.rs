@@ -1,8 +1,8 @@
 //! Warming: reads into memory, ahead of time, what applying a submission would read from the disk.
 //!
 //! A submission is *cold* while something that it reads is not in memory, or if it reads more than [`INLINE_READ_BYTES`]. It waits for
-//! one of a few threads, which read it. Then the callback that was given with it is called. A closed warmer does not wait for the
-//! disk: cold submissions are refused.
+//! one of a few threads, which read it. Then the callback that was given with it is called. One that reads more than [`COLD_KEYS_MAX`]
+//! keys would occupy a thread for long, and is given back. A closed warmer does not wait for the disk: cold submissions are refused.
 
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
@@ -14,13 +14,30 @@ use super::health::Health;
 use crate::apply::{self, INLINE_READ_BYTES};
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::limits::COLD_KEYS_MAX;
 use crate::read::{ReadError, Tier};
 
 /// How many threads read, each for one submission at a time.
 pub(super) const WARMERS: usize = 8;
 
 /// Is called once, with the submission if it is warm. No lock is held meanwhile.
-pub(super) type Then = Box<dyn FnOnce(Result<Admitted, Error>) + Send>;
+pub(super) type Then = Box<dyn FnOnce(Result<Admitted, NotWarmed>) + Send>;
+
+/// Why a submission was not warmed. None of it was applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotWarmed {
+    /// What was met.
+    pub error: Error,
+    /// The position of the command that met it, in the submission. The others were not at fault. `None`: it concerns all of them.
+    pub position: Option<usize>,
+}
+
+impl From<Error> for NotWarmed {
+    fn from(error: Error) -> Self {
+        let position = None;
+        Self { error, position }
+    }
+}
 
 pub(super) struct Warmer {
     engine: Arc<Engine>,
@@ -48,22 +65,29 @@ impl Warmer {
         }
     }
 
-    /// Calls `then` right here if the submission is not cold, else when it was warmed.
+    /// Calls `then` right here if the submission is not cold, else when it was warmed. `Err`: it is cold, and reads more than
+    /// [`COLD_KEYS_MAX`] keys. Only then are they counted.
     pub(super) fn warm(
         &self,
         admitted: Admitted,
-        then: impl FnOnce(Result<Admitted, Error>) + Send + 'static,
-    ) {
+        then: impl FnOnce(Result<Admitted, NotWarmed>) + Send + 'static,
+    ) -> Result<(), Admitted> {
         let replacements = self.engine.replacements();
         match self.read(&admitted, Tier::Memory) {
             Ok(bytes) => then(Ok(admitted.warmed(bytes))),
-            Err(ReadError::NotInMemory) => self.put_aside(admitted, Box::new(then)),
-            Err(ReadError::Failed(error)) => {
-                let error = self.met(&admitted, error, replacements);
+            Err((_, ReadError::NotInMemory)) => {
+                if admitted.keys_read().nth(COLD_KEYS_MAX).is_some() {
+                    return Err(admitted);
+                }
+                self.put_aside(admitted, Box::new(then));
+            }
+            Err((position, ReadError::Failed(error))) => {
+                let met = self.met(&admitted, position, error, replacements);
                 drop(admitted);
-                then(Err(error));
+                then(Err(met));
             }
         }
+        Ok(())
     }
 
     /// Lets the threads read for a cold submission.
@@ -73,7 +97,7 @@ impl Warmer {
         let mut state = self.state();
         if state.closed {
             drop(state);
-            return cold.answer(Err(Error::Closed));
+            return cold.answer(Err(Error::Closed.into()));
         }
         state.cold.push_back(cold);
         drop(state);
@@ -117,29 +141,38 @@ impl Warmer {
         drop(state);
         self.arrived.notify_all();
         for mut cold in refused {
-            cold.answer(Err(Error::Closed));
+            cold.answer(Err(Error::Closed.into()));
         }
     }
 
-    fn read_from_disk(&self, admitted: &Admitted) -> Result<usize, Error> {
+    fn read_from_disk(&self, admitted: &Admitted) -> Result<usize, NotWarmed> {
         let replacements = self.engine.replacements();
         let read = self.read(admitted, Tier::Disk);
-        read.map_err(|error| match Error::from(error) {
-            Error::Closed => Error::Closed,
-            error => self.met(admitted, error, replacements),
+        read.map_err(|(position, error)| match Error::from(error) {
+            Error::Closed => Error::Closed.into(),
+            error => self.met(admitted, position, error, replacements),
         })
     }
 
-    /// Ends writing to a region that could not be read, unless a region was replaced since `replacements` was read
-    /// ([`Engine::replacements`]): the damage may be gone with it. If not, the next read meets it.
-    fn met(&self, admitted: &Admitted, error: Error, replacements: u64) -> Error {
+    /// Ends writing to a region of which the command at a position could not read a key, unless a region was replaced since
+    /// `replacements` was read ([`Engine::replacements`]): the damage may be gone with it. If not, the next read meets it.
+    fn met(
+        &self,
+        admitted: &Admitted,
+        position: usize,
+        error: Error,
+        replacements: u64,
+    ) -> NotWarmed {
         let is_there = || self.engine.replacements() == replacements;
-        self.health
-            .stop_region_if(admitted.region_id(), error, is_there)
+        let (health, region_id) = (&self.health, admitted.region_id());
+        NotWarmed {
+            error: health.stop_region_if(region_id, error, is_there),
+            position: Some(position),
+        }
     }
 
-    /// How many bytes of records were read.
-    fn read(&self, admitted: &Admitted, tier: Tier) -> Result<usize, ReadError> {
+    /// How many bytes of records were read, or which command failed.
+    fn read(&self, admitted: &Admitted, tier: Tier) -> Result<usize, (usize, ReadError)> {
         let go_on = |bytes_read: usize| match tier {
             Tier::Memory if bytes_read > INLINE_READ_BYTES => Err(ReadError::NotInMemory),
             Tier::Disk if self.state().closed => Err(Error::Closed.into()),
@@ -162,7 +195,7 @@ impl Cold {
     }
 
     /// `read` says how many bytes of records were read.
-    fn answer(&mut self, read: Result<usize, Error>) {
+    fn answer(&mut self, read: Result<usize, NotWarmed>) {
         if let Some((admitted, then)) = self.0.take() {
             then(read.map(|bytes| admitted.warmed(bytes)));
         }
@@ -171,7 +204,8 @@ impl Cold {
 
 impl Drop for Cold {
     fn drop(&mut self) {
-        self.answer(Err(Error::io("reading keys", "the thread panicked")));
+        let panicked = Error::io("reading keys", "the thread panicked");
+        self.answer(Err(panicked.into()));
     }
 }
 
@@ -179,15 +213,14 @@ impl Drop for Cold {
 mod tests {
     use std::sync::mpsc::{self, Receiver};
 
-    use super::super::room::Room;
-    use super::super::{Submission, WriteHealth};
+    use super::super::{Submission, WriteHealth, WriteShare};
     use super::*;
     use crate::command::Command;
     use crate::engine::Family;
     use crate::keys;
     use crate::limits::VALUE_BYTES_MAX;
 
-    type Answer = Result<Admitted, Error>;
+    type Answer = Result<Admitted, NotWarmed>;
 
     /// A warmer that no thread runs.
     fn warmer() -> (tempfile::TempDir, Warmer) {
@@ -207,8 +240,8 @@ mod tests {
             expected_version,
             value: "v".into(),
         });
-        let room = Room::new(1).take(1).unwrap();
-        Admitted::new(Submission::new(1, swaps.collect()), room)
+        let room = WriteShare::of_queue(1).take(1, 1).unwrap();
+        Admitted::new(Submission::new(1, swaps.collect()), 0, room)
     }
 
     /// Puts a record of `bytes` into the memtable.
@@ -225,7 +258,7 @@ mod tests {
     }
 
     fn refusal(answer: &Receiver<Answer>) -> Error {
-        answer.try_recv().unwrap().unwrap_err()
+        answer.try_recv().unwrap().unwrap_err().error
     }
 
     #[test]
@@ -242,7 +275,8 @@ mod tests {
         }
         assert!(!warmer.warm_next());
         // One that a thread has taken.
-        assert_eq!(warmer.read_from_disk(&swap(1)), Err(Error::Closed));
+        let taken = warmer.read_from_disk(&swap(1));
+        assert_eq!(taken, Err(Error::Closed.into()));
         assert_eq!(*warmer.health.watch().borrow(), WriteHealth::Healthy);
         assert_eq!(warmer.cold_count(), 2);
     }
@@ -253,7 +287,7 @@ mod tests {
         let (_directory, warmer) = warmer();
         put_record(&warmer, "k", VALUE_BYTES_MAX);
         let (then, answer) = answer();
-        warmer.warm(swaps(&["k"; 4096], 7), then);
+        warmer.warm(swaps(&["k"; 4096], 7), then).unwrap();
         let warm = answer.try_recv().unwrap().unwrap();
         assert_eq!(warm.read_bytes(), VALUE_BYTES_MAX);
     }
@@ -267,18 +301,40 @@ mod tests {
             put_record(&warmer, key, RECORD_BYTES);
         }
         let (then, alone) = answer();
-        warmer.warm(swaps(&keys[..1], 1), then);
+        warmer.warm(swaps(&keys[..1], 1), then).unwrap();
         assert_eq!(
             alone.try_recv().unwrap().unwrap().read_bytes(),
             RECORD_BYTES
         );
 
         let (then, together) = answer();
-        warmer.warm(swaps(&keys, 1), then);
+        warmer.warm(swaps(&keys, 1), then).unwrap();
         assert!(together.try_recv().is_err());
         assert!(warmer.warm_next());
         let warm = together.try_recv().unwrap().unwrap();
         assert_eq!(warm.read_bytes(), keys.len() * RECORD_BYTES);
+    }
+
+    #[test]
+    fn much_to_read_of_too_many_keys_is_given_back_and_little_never() {
+        let (_directory, warmer) = warmer();
+        for key in ["a", "b"] {
+            put_record(&warmer, key, INLINE_READ_BYTES + 1);
+        }
+        let mut keys = vec!["little"; COLD_KEYS_MAX + 1];
+        let (then, little) = answer();
+        warmer.warm(swaps(&keys, 1), then).unwrap();
+        assert!(little.try_recv().unwrap().is_ok());
+
+        keys[..2].copy_from_slice(&["a", "b"]);
+        let (then, not_called) = answer();
+        let given_back = warmer.warm(swaps(&keys, 1), then).unwrap_err();
+        assert_eq!(given_back.into_commands().len(), keys.len());
+        assert!(not_called.try_recv().is_err());
+        let (then, few) = answer();
+        warmer.warm(swaps(&keys[1..], 1), then).unwrap();
+        assert_eq!(warmer.cold_count(), 1);
+        assert!(warmer.warm_next() && few.try_recv().unwrap().is_ok());
     }
 
     #[test]
@@ -306,11 +362,28 @@ mod tests {
         let replacements = warmer.engine.replacements();
         warmer.engine.begin_replacement();
         warmer.health.resume_region(1);
-        assert_eq!(warmer.met(&swap(0), damage(), replacements), damage());
+        let met = |replacements| warmer.met(&swap(0), 0, damage(), replacements).error;
+        assert_eq!(met(replacements), damage());
         assert_eq!(warmer.health.check(1), Ok(()));
-        let replacements = warmer.engine.replacements();
-        assert_eq!(warmer.met(&swap(0), damage(), replacements), damage());
+        assert_eq!(met(warmer.engine.replacements()), damage());
         assert!(warmer.health.check(1).is_err());
+    }
+
+    #[test]
+    fn the_command_that_met_damage_is_named_in_either_way_of_warming() {
+        let (_directory, warmer) = warmer();
+        let family = warmer.engine.family(Family::Versioned);
+        let damaged = warmer.engine.database.put_cf(family, "b", "short");
+        damaged.unwrap();
+        let keys = ["a", "b", "c"];
+        let (then, warmed) = answer();
+        warmer.warm(swaps(&keys, 1), then).unwrap();
+        let warmed = warmed.try_recv().unwrap().unwrap_err();
+        let read = warmer.read_from_disk(&swaps(&keys, 1)).unwrap_err();
+        for met in [warmed, read] {
+            assert!(matches!(met.error, Error::DataLoss { .. }), "{met:?}");
+            assert_eq!(met.position, Some(1));
+        }
     }
 
     #[test]
@@ -320,11 +393,11 @@ mod tests {
         let family = warmer.engine.family(family);
         warmer.engine.database.put_cf(family, key, "short").unwrap();
         let (then, update) = answer();
-        warmer.warm(swap(7), then);
+        warmer.warm(swap(7), then).unwrap();
         assert!(update.try_recv().unwrap().is_ok());
         assert_eq!(*warmer.health.watch().borrow(), WriteHealth::Healthy);
         let (then, create) = answer();
-        warmer.warm(swap(0), then);
+        warmer.warm(swap(0), then).unwrap();
         let met = refusal(&create);
         assert!(matches!(met, Error::DataLoss { .. }), "{met:?}");
         let refused = warmer.health.check(1);

@@ -226,6 +226,33 @@ fn a_swap_that_cannot_read_its_key_stops_its_region_and_no_other() {
 }
 
 #[test]
+fn writes_to_the_region_that_wait_beside_damage_are_made_or_refused_as_not_applied() {
+    let directory = with_a_damaged_versioned_key();
+    let storage = open(directory.path(), &synced());
+    let beside = |number| single(put(key(number), "v"));
+    let damaged = || single(swap(key(0), 1, "v"));
+    let submissions = (0..50).map(beside).chain([damaged()]);
+    let submissions = submissions.chain((50..100).map(beside));
+    let pending: Vec<_> = submissions
+        .map(|submission| storage.submit(submission))
+        .collect();
+    let mut answers: Vec<_> = pending
+        .into_iter()
+        .map(|pending| pending.and_then(PendingWrite::wait))
+        .collect();
+    let met = answers.remove(50);
+    assert!(matches!(met, Err(Error::DataLoss { .. })), "{met:?}");
+    for (number, answer) in (0..).zip(answers) {
+        let stored = storage.get_raw(&key(number)).unwrap();
+        match answer {
+            Ok(_) => assert_eq!(stored, Some("v".into())),
+            Err(Error::WritesStopped { .. }) => assert_eq!(stored, None),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_swap_that_cannot_read_its_key_is_known_before_it_is_in_a_log() {
     let directory = with_a_damaged_versioned_key();
     let storage = open(directory.path(), &synced());
@@ -233,8 +260,9 @@ fn a_swap_that_cannot_read_its_key_is_known_before_it_is_in_a_log() {
         let swap = swap(key(number), 1, "v");
         let admitted = storage.admit(Submission::new(region_id, vec![swap]))?;
         let (sender, answer) = mpsc::channel();
-        storage.warm(admitted, move |read| sender.send(read.map(drop)).unwrap());
-        answer.recv().unwrap()
+        let warming = storage.warm(admitted, move |read| sender.send(read.map(drop)).unwrap());
+        warming.unwrap();
+        answer.recv().unwrap().map_err(|met| met.error)
     };
     let met = warm(1, 0);
     assert!(matches!(met, Err(Error::DataLoss { .. })), "{met:?}");

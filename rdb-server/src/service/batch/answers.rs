@@ -11,6 +11,7 @@ use rdb_proto::transport::{Call, Reservation};
 
 use super::super::room::RESPONSE_ROOM;
 use crate::error::Rejection;
+use crate::region::Refused;
 
 /// Bytes at which a response without room is full. They hold many short answers, such as "the store is busy".
 const RESPONSE_BYTES_UNRESERVED: usize = 4 << 10;
@@ -158,16 +159,15 @@ impl AnswerGroup {
         }
     }
 
-    /// The same rejection for all of `ids`. Each answer is made when a response has room for it: a refused message has
-    /// none.
-    pub(super) fn rejected(
+    /// The rejections of all of `ids`. Each answer is made when a response has room for it: a refused message has none.
+    pub(super) fn refused(
         ids: Vec<u64>,
-        rejection: Rejection,
+        refused: Refused,
         message: Option<Arc<Reservation>>,
     ) -> Self {
-        let rejected = move |id| answer(id, Err(rejection.clone()));
+        let rejected = move |(position, id)| answer(id, Err(refused.of(position).clone()));
         Self {
-            answers: Box::new(ids.into_iter().map(rejected)),
+            answers: Box::new(ids.into_iter().enumerate().map(rejected)),
             _message: message,
             room: None,
         }
@@ -235,7 +235,8 @@ mod tests {
     fn same(kind: Kind, count: usize) -> ReadyAnswers {
         let mut ready = ReadyAnswers::default();
         let ids = (0..count as u64).collect();
-        ready.push(AnswerGroup::rejected(ids, Rejection::Routing(kind), None));
+        let refused = Rejection::Routing(kind).into();
+        ready.push(AnswerGroup::refused(ids, refused, None));
         ready
     }
 

@@ -388,7 +388,7 @@ fn start_job(
             // They were noted when the job let go of them.
             (
                 nothing_left,
-                AnswerGroup::rejected(ids, failed, Some(message)),
+                AnswerGroup::refused(ids, failed.into(), Some(message)),
             )
         })
     })
@@ -440,7 +440,7 @@ impl Reading {
                 job.note_all(Answered::by(&rejection));
                 (
                     job,
-                    AnswerGroup::rejected(ids, rejection, Some(self.message)),
+                    AnswerGroup::refused(ids, rejection.into(), Some(self.message)),
                 )
             }
         }

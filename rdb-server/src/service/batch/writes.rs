@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use rdb_proto::audit::AuditKey;
 use rdb_proto::slow_log::KeyTag;
 use rdb_proto::transport::{BytesInFlight, Reservation};
 use rdb_storage::Command;
-use rdb_storage::limits::CONFLICT_VALUES_BYTES_MAX;
+use rdb_storage::limits::{COLD_KEYS_MAX, CONFLICT_VALUES_BYTES_MAX};
 
 use super::super::point::{conflict_bytes_max, unexpected};
 use super::super::room::spare;
 use super::answers::{AnswerGroup, answer};
-use super::intake::AwaitedWrite;
+use super::intake::{AwaitedWrite, Intake};
 use crate::error::Rejection;
 use crate::metrics::{Answered, Arrival, AuditedMessage, Details, Figures, Kind, Parts, Together};
-use crate::region::{MessageRoom, PendingOutcomes, RegionHandle, WriteProgress};
+use crate::region::{
+    MessageRoom, PendingOrBack, PendingOutcomes, Refused, RegionHandle, WriteProgress,
+};
 
 /// The writes of a message. They share its buffer, and the room that the first of them takes for it.
 pub(super) struct MessageWrites<'a> {
@@ -52,14 +53,15 @@ impl<'a> MessageWrites<'a> {
         }
     }
 
-    /// Submits commands to a region. `awaited` says how each is answered, in their order.
-    /// Resolves to the answers. `Err`: the answers to commands that were not submitted.
+    /// Submits commands to a region, in parts if they have much to read. `awaited` says how each is answered, in their order. `intake`
+    /// gets the pending answers, and those to commands that were not submitted.
     pub(super) fn submit(
         &mut self,
         region: &RegionHandle,
         commands: Vec<Command>,
         awaited: Vec<AwaitedWrite>,
-    ) -> Result<BoxFuture<'static, AnswerGroup>, AnswerGroup> {
+        intake: &mut Intake,
+    ) {
         let first_key = commands.first().and_then(key_of);
         let audited = self.audited.clone();
         let audited = audited.filter(|message| message.notes_writes());
@@ -75,20 +77,31 @@ impl<'a> MessageWrites<'a> {
             progress: None,
         };
         match self.try_submit(region, commands) {
-            Ok((mut pending, conflict_room)) => {
+            Ok((Ok(mut pending), conflict_room)) => {
                 submitted.progress = pending.take_progress();
-                Ok(submitted.answers(pending, conflict_room).boxed())
+                let answers = submitted.answers(pending, conflict_room);
+                intake.writes.push(answers.boxed());
             }
-            Err(rejection) => Err(submitted.rejected(rejection)),
+            Ok((Err(commands), conflict_room)) => {
+                drop(conflict_room);
+                let awaited = mem::take(&mut submitted.awaited);
+                let mut left = commands.into_iter().zip(awaited).peekable();
+                while left.peek().is_some() {
+                    let (commands, awaited) = left.by_ref().take(COLD_KEYS_MAX).unzip();
+                    self.submit(region, commands, awaited, intake);
+                }
+            }
+            Err(rejection) => intake.answered.push(submitted.refused(rejection.into())),
         }
     }
 
-    /// Submits commands with as much room for the values of their conflicts as others can spare.
+    /// Submits commands with as much room for the values of their conflicts as others can spare. Those with too much to read are
+    /// given back.
     fn try_submit(
         &mut self,
         region: &RegionHandle,
         commands: Vec<Command>,
-    ) -> Result<(PendingOutcomes, Option<Reservation>), Rejection> {
+    ) -> Result<(PendingOrBack, Option<Reservation>), Rejection> {
         let room = match self.room.take() {
             Some(room) => room,
             None => region.take_message_room(self.message_bytes)?,
@@ -97,8 +110,8 @@ impl<'a> MessageWrites<'a> {
         let conflict_bytes = commands.iter().map(conflict_bytes_max).sum::<usize>();
         let conflict_room = spare(self.budgets, conflict_bytes.min(CONFLICT_VALUES_BYTES_MAX));
         let conflict_bytes = conflict_room.as_ref().map_or(0, Reservation::bytes);
-        let pending = region.submit(commands, Some(room), conflict_bytes)?;
-        Ok((pending, conflict_room))
+        let submitted = region.submit_of_message(commands, room, conflict_bytes)?;
+        Ok((submitted, conflict_room))
     }
 }
 
@@ -157,7 +170,7 @@ impl Submitted {
         pending: PendingOutcomes,
         conflict_room: Option<Reservation>,
     ) -> AnswerGroup {
-        match pending.await {
+        match pending.of_each().await {
             Ok(outcomes) if outcomes.len() == self.awaited.len() => {
                 let awaited = mem::take(&mut self.awaited);
                 let mut together = self.figures.commands.together(self.arrival);
@@ -172,22 +185,24 @@ impl Submitted {
                 together.end(|arrival, now| self.details(arrival, now));
                 AnswerGroup::new(answers, Arc::clone(&self.message), conflict_room)
             }
-            result => self.rejected(result.err().unwrap_or_else(unexpected)),
+            result => self.refused(result.err().unwrap_or_else(|| unexpected().into())),
         }
     }
 
-    fn rejected(mut self, rejection: Rejection) -> AnswerGroup {
-        self.note_all(Answered::by(&rejection), Some(&rejection));
+    fn refused(mut self, refused: Refused) -> AnswerGroup {
+        self.note_all(Some(&refused));
         let awaited = mem::take(&mut self.awaited);
         let ids = awaited.iter().map(|awaited| awaited.id);
         let message = Arc::clone(&self.message);
-        AnswerGroup::rejected(ids.collect(), rejection, Some(message))
+        AnswerGroup::refused(ids.collect(), refused, Some(message))
     }
 
-    /// Notes that all that are left were answered so.
-    fn note_all(&self, answered: Answered, rejection: Option<&Rejection>) {
+    /// Notes that all that are left were refused so. `None`: they were given up.
+    fn note_all(&self, refused: Option<&Refused>) {
         let mut together = self.figures.commands.together(self.arrival);
         for (position, awaited) in self.awaited.iter().enumerate() {
+            let rejection = refused.map(|refused| refused.of(position));
+            let answered = rejection.map_or(Answered::GivenUp, Answered::by);
             self.note(&mut together, position, awaited, answered, rejection);
         }
         together.end(|arrival, now| self.details(arrival, now));
@@ -219,6 +234,6 @@ impl Submitted {
 
 impl Drop for Submitted {
     fn drop(&mut self) {
-        self.note_all(Answered::GivenUp, None);
+        self.note_all(None);
     }
 }

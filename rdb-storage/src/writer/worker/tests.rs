@@ -5,8 +5,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use super::super::queue::WARMINGS_MAX;
-use super::super::room::Room;
-use super::super::{Admitted, PendingWrite, Submission};
+use super::super::{Admitted, PendingWrite, Submission, WriteShare};
 use super::*;
 use crate::applied::applied_position;
 use crate::apply::{Entry, INLINE_READ_BYTES};
@@ -21,7 +20,7 @@ use crate::region::RegionDescriptor;
 /// A storage whose thread does not run.
 struct Stopped {
     worker: Worker,
-    room: Arc<Room>,
+    share: Arc<WriteShare>,
     _directory: tempfile::TempDir,
 }
 
@@ -31,7 +30,7 @@ impl Stopped {
         let options = StorageOptions::new(Role::Embedded);
         Self {
             worker: Worker::new(engine, &options),
-            room: Room::new(options.write_queue_bytes_max),
+            share: WriteShare::of_queue(options.write_queue_bytes_max),
             _directory: directory,
         }
     }
@@ -41,7 +40,9 @@ impl Stopped {
     }
 
     fn queue(&self, submission: Submission) -> PendingWrite {
-        let admitted = Admitted::new(submission, self.room.take(1).unwrap());
+        let payload_bytes = submission.payload_bytes();
+        let room = self.share.take(1, 1).unwrap();
+        let admitted = Admitted::new(submission, payload_bytes, room);
         let (queued, pending) = Queued::new(admitted);
         self.worker.queue.push(queued).unwrap();
         pending

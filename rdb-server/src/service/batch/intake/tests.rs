@@ -1,3 +1,5 @@
+use std::fs;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +16,8 @@ use rdb_proto::kvrpc::{
 use rdb_proto::metapb::Region;
 use rdb_proto::transport::Call;
 use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
-use rdb_storage::{Role, Storage, StorageOptions};
+use rdb_storage::limits::COLD_KEYS_MAX;
+use rdb_storage::{Command, Role, Storage, StorageOptions, Submission};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -43,12 +46,19 @@ pub(in super::super) struct Fixture {
 
 /// Region 1 holds the keys below "m", region 2 the others. The write queue holds one such message.
 pub(in super::super) async fn fixture() -> Fixture {
-    let directory = tempfile::tempdir().expect("the temporary directory can be written");
+    fixture_in(tempfile::tempdir().expect("the temporary directory can be written")).await
+}
+
+fn open(directory: &Path) -> Storage {
     let options = StorageOptions {
         write_queue_bytes_max: 8 << 20,
         ..StorageOptions::new(Role::Server)
     };
-    let storage = Storage::open(directory.path(), options).expect("a new directory");
+    Storage::open(directory, options).expect("it is new or whole")
+}
+
+async fn fixture_in(directory: tempfile::TempDir) -> Fixture {
+    let storage = open(directory.path());
     let led = Led::begin(&storage, Region::default()).await;
     let handle = |id, start_key: &'static str, end_key: &'static str| {
         led.handle(Region {
@@ -206,6 +216,109 @@ async fn a_message_without_room_in_the_write_queue_is_refused_and_not_applied() 
     assert!(answers.len() == 2 && answers.iter().all(is_busy));
     drop(by_others);
     assert_eq!(fixture.take(message([put("a")])).writes.len(), 1);
+}
+
+/// Stores these versioned keys, at version 1.
+fn store(storage: &Storage, keys: &[Bytes], value: impl Fn() -> Bytes) {
+    let swaps = keys.iter().map(|key| Command::CompareAndSwap {
+        key: key.clone(),
+        expected_version: 0,
+        value: value(),
+    });
+    let submission = Submission::new(1, swaps.collect());
+    let stored = storage.submit(submission).expect("there is room").wait();
+    stored.expect("stored");
+}
+
+fn swap(key: Bytes) -> Request {
+    Request::CompareAndSwap(CompareAndSwapRequest {
+        key,
+        expected_version: 1,
+        ..CompareAndSwapRequest::default()
+    })
+}
+
+#[tokio::test]
+async fn swaps_that_have_much_to_read_are_submitted_in_parts_and_others_together() {
+    let fixture = fixture().await;
+    // With the larger ones a submission of all of them reads more than a thread may that drives tasks.
+    for (value_bytes, submissions) in [(1, 1), (70 << 10, 2)] {
+        let keys = (0..=COLD_KEYS_MAX).map(|number| format!("{value_bytes}/{number}").into());
+        let keys: Vec<Bytes> = keys.collect();
+        let (storage, stored) = (fixture.storage.clone(), keys.clone());
+        let storing = move || store(&storage, &stored, || vec![0; value_bytes].into());
+        spawn_blocking(storing).await.expect("no panic");
+        let count = keys.len();
+        let mut request = message(keys.into_iter().map(swap));
+        request.message_bytes = 1024;
+        let intake = fixture.take(request);
+        assert!(intake.answered.is_empty());
+        assert_eq!(intake.writes.len(), submissions, "of {value_bytes} bytes");
+        let mut groups = Vec::new();
+        for write in intake.writes {
+            groups.push(write.await);
+        }
+        let answers = fixture.packed(groups);
+        let swapped = answers.iter().filter(|answer| {
+            matches!(&answer.response, Some(response @ Response::CompareAndSwap(_)) if !response.is_conflict())
+        });
+        assert_eq!(swapped.count(), count);
+    }
+}
+
+/// A directory in which these versioned keys are stored, the first of them in a damaged block and the last in another one.
+fn damaged(keys: &[Bytes]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("the temporary directory can be written");
+    let storage = open(directory.path());
+    // It does not compress.
+    store(&storage, keys, || {
+        std::iter::repeat_with(|| fastrand::u8(..))
+            .take(1000)
+            .collect()
+    });
+    storage.close().expect("flushed");
+    drop(storage);
+    let files = fs::read_dir(directory.path().join("db")).expect("a database");
+    let mut files = files.map(|file| file.expect("read").path());
+    let table = files.find(|file| file.extension().is_some_and(|name| name == "sst"));
+    let table = table.expect("one that was flushed");
+    let mut contents = fs::read(&table).expect("read");
+    contents[100] ^= 0x10;
+    fs::write(&table, contents).expect("written");
+    directory
+}
+
+#[tokio::test]
+async fn damage_that_one_command_meets_is_told_to_that_one_and_the_others_can_be_retried() {
+    let keys: Vec<Bytes> = (0..100)
+        .map(|number| format!("{number:04}").into())
+        .collect();
+    let (first, last) = (keys[0].clone(), keys[99].clone());
+    let directory = spawn_blocking(move || damaged(&keys));
+    let fixture = fixture_in(directory.await.expect("no panic")).await;
+    let intake = fixture.take(message([put("a"), swap(first), swap(last)]));
+    let mut groups = intake.answered;
+    for write in intake.writes {
+        groups.push(write.await);
+    }
+    let answers = fixture.packed(groups).into_iter();
+    let told: Vec<_> = answers
+        .map(|answer| match answer.response {
+            Some(Response::Fault(fault)) => {
+                let fate = fault.error.as_ref().map(|error| error.fate());
+                (answer.id, fault.code, fate)
+            }
+            other => panic!("{}: {other:?}", answer.id),
+        })
+        .collect();
+    let not_applied = Some(Fate::NotApplied);
+    let stopped = Code::Unavailable as u32;
+    let expected = [
+        (0, stopped, not_applied),
+        (1, Code::DataLoss as u32, not_applied),
+        (2, stopped, not_applied),
+    ];
+    assert_eq!(told, expected);
 }
 
 #[tokio::test]
