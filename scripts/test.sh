@@ -71,6 +71,7 @@ show() {
   printf '\n---- %s\n' "$1"
   cat "$test_output/$1"
   (($2 == 0)) || fail "$1 failed with exit code $2"
+  timings+=("ok    $(sed -n 's/^test result: ok.* finished in \(.*\)/\1/p' "$test_output/$1")  tests: $1")
 }
 
 # An application that links the client compiles neither the storage engine nor, unless it asks for it, the command line. Nobody compiles
