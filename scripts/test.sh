@@ -72,6 +72,7 @@ show() {
   cat "$test_output/$1"
   (($2 == 0)) || fail "$1 failed with exit code $2"
   grep -q '^test result: ok' "$test_output/$1" || fail "$1 ended without a result"
+  timings+=("ok    $(sed -n 's/^test result: ok.* finished in \(.*\)/\1/p' "$test_output/$1")  tests: $1")
 }
 
 # An application that links the client compiles neither the storage engine nor, unless it asks for it, the command line. Nobody compiles

@@ -169,7 +169,7 @@ clients_run() {
   done
 }
 
-# A put that was under way to the store that was killed may end as undetermined. Nothing else may fail.
+# A put that was under way to the store that was killed may end as undetermined. Nothing else may fail, and no read.
 end_clients() {
   local workload report
   local only_undetermined='"errors":\{("undetermined":([0-9]+))?\}' longest_gap='"longest_gap_ms":([0-9]+)'
@@ -179,6 +179,7 @@ end_clients() {
     report=$(<"$directory/client-$workload.json")
     [[ $report =~ \"operations\":[1-9] ]] || fail "the client of $workload did nothing: $report"
     [[ $report =~ $only_undetermined ]] || fail "the client of $workload met an error: $report"
+    [[ $workload == raw-put || -z ${BASH_REMATCH[2]:-} ]] || fail "the client of $workload met an undetermined read: $report"
     undetermined=$((undetermined + ${BASH_REMATCH[2]:-0}))
     [[ $report =~ $longest_gap ]] || fail "the client of $workload names no gap: $report"
     gaps_ms[$workload]=${BASH_REMATCH[1]}

@@ -53,6 +53,15 @@ enum Seek<'a> {
 }
 
 impl Seek<'_> {
+    /// Whether the place is behind where a region starts.
+    fn is_behind_start(self, region: &Region) -> bool {
+        match self {
+            Self::At(key) => region.start_key <= key,
+            Self::Below(&[]) => true,
+            Self::Below(end_key) => region.start_key < end_key,
+        }
+    }
+
     fn is_in(self, region: &Region) -> bool {
         match self {
             Self::At(key) => region.contains(key),
@@ -282,14 +291,15 @@ impl Membership {
     }
 
     fn at(&self, seek: Seek<'_>) -> Option<&Arc<RegionHandle>> {
-        let begins_before = |handle: &Arc<RegionHandle>| match seek {
-            Seek::At(key) => handle.region().start_key <= key,
-            Seek::Below(&[]) => true,
-            Seek::Below(end_key) => handle.region().start_key < end_key,
-        };
-        let last = self.regions.partition_point(begins_before).checked_sub(1)?;
-        let found = self.regions.get(last);
+        let found = self.last(|region| seek.is_behind_start(region));
         found.filter(|handle| seek.is_in(handle.region()))
+    }
+
+    /// The last region that `starts_before` holds for. It holds for all regions below that one, too.
+    fn last(&self, starts_before: impl Fn(&Region) -> bool) -> Option<&Arc<RegionHandle>> {
+        let regions = &self.regions;
+        let count = regions.partition_point(|handle| starts_before(handle.region()));
+        regions.get(count.checked_sub(1)?)
     }
 }
 

@@ -322,14 +322,14 @@ fn set_options(options: &mut Options) {
 mod tests {
     use std::sync::mpsc;
     use std::thread;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
+
+    use rocksdb::properties;
 
     use super::*;
     use crate::{Role, Storage};
 
-    /// RocksDB holds writes until compactions have left few enough files. Here none ever does.
-    #[test]
-    fn no_write_waits_for_a_compaction_once_they_are_stopped() {
+    fn open() -> (tempfile::TempDir, Storage, Arc<LogDatabase>) {
         let directory = tempfile::tempdir().unwrap();
         let settings = StorageOptions {
             disk_reserve_bytes: 0,
@@ -337,7 +337,57 @@ mod tests {
             ..StorageOptions::new(Role::Embedded)
         };
         let storage = Storage::open(directory.path(), settings).unwrap();
-        let log = Arc::new(storage.open_log().unwrap());
+        let log = storage.open_log().unwrap();
+        (directory, storage, Arc::new(log))
+    }
+
+    /// A memtable is flushed when it has many of them, and a compaction of some flushed ones drops them.
+    #[test]
+    fn logs_that_are_trimmed_again_and_again_leave_few_range_deletions() {
+        const TRIMS: u64 = 4000;
+        const ENTRIES: u64 = 4;
+        // A compaction begins when there are four files. Each has those of a memtable, 256.
+        const LEFT_MAX: u64 = 1500;
+        let (_directory, _storage, log) = open();
+        let key = |index: u64| index.to_be_bytes();
+        let trim = |number: u64| {
+            let mut batch = LogBatch::default();
+            let (first, end) = (number * ENTRIES, (number + 1) * ENTRIES);
+            for index in first..end {
+                batch.put(&key(index), b"v");
+            }
+            batch.delete_range(&key(first.saturating_sub(ENTRIES)), &key(first));
+            log.write(batch, false).unwrap();
+        };
+        let left = || {
+            let (database, family) = (&log.database, log.database.family(FAMILY));
+            let told = database.property_value_cf(family, properties::AGGREGATED_TABLE_PROPERTIES);
+            let told = told.unwrap().expect("a family has it");
+            let (_, count) = told.split_once("# range deletions=").unwrap();
+            let (count, _) = count.split_once(';').unwrap();
+            count.parse::<u64>().unwrap()
+        };
+        for number in 0..10 {
+            trim(number);
+        }
+        log.database.flush().unwrap();
+        assert!(left() > 0, "they are counted");
+        for number in 10..TRIMS {
+            trim(number);
+        }
+        log.database.flush().unwrap();
+        let flushed = Instant::now();
+        while left() > LEFT_MAX {
+            let waited = flushed.elapsed();
+            assert!(waited < Duration::from_secs(300), "{} are left", left());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// RocksDB holds writes until compactions have left few enough files. Here none ever does.
+    #[test]
+    fn no_write_waits_for_a_compaction_once_they_are_stopped() {
+        let (_directory, _storage, log) = open();
         let put = |log: &LogDatabase| {
             let mut batch = LogBatch::default();
             batch.put(b"k", b"v");

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use futures::future::{join, join_all};
 use rdb_client::{Client, Error};
 use rdb_proto::metapb::RegionRoute;
 use rdb_proto::pdpb::GetRegionRequest;
@@ -245,7 +246,11 @@ async fn without_a_majority_nothing_is_acknowledged_and_all_is_there_when_it_is_
     client.raw_put("after", "value").await.expect("put");
 }
 
+/// Calls that are made once the first one was refused.
+const LATER_CALLS: usize = 10;
+
 /// Waits until writes and reads fail as certainly not applied, within their deadlines. Until then the fate of a write may not be known.
+/// From then on each call fails so that has more time than a leader waits for its followers.
 async fn are_unavailable(client: &Client) {
     let hasty = client.with_timeout(Duration::from_secs(2));
     let refused = async || match hasty.raw_put("alone", "value").await {
@@ -262,6 +267,16 @@ async fn are_unavailable(client: &Client) {
         other => panic!("{other:?}"),
     };
     found("reads are refused", refused).await;
+    let patient = client.with_timeout(Duration::from_secs(5));
+    let writes = join_all((0..LATER_CALLS).map(|_| patient.raw_put("alone", "value")));
+    let reads = join_all((0..LATER_CALLS).map(|_| patient.raw_get("before")));
+    let (writes, reads) = join(writes, reads).await;
+    for write in writes {
+        assert!(matches!(write, Err(Error::Unavailable { .. })), "{write:?}");
+    }
+    for read in reads {
+        assert!(matches!(read, Err(Error::Unavailable { .. })), "{read:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

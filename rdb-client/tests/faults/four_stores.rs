@@ -246,7 +246,12 @@ async fn is_hit_in_the_middle(run: &mut Run, client: &Client, kind: Kind) -> boo
         if is_hit { "in the middle" } else { "too late" }
     );
     // There may be two voters only, so nothing may go on before the fault is over.
-    run.faults_last().await;
+    match fault {
+        Fault::StandsStill | Fault::IsCutOff if victim == places.leader => {
+            run.leader_is_missed().await;
+        }
+        _ => run.faults_last().await,
+    }
     end(run, victim, fault);
     run.load.goes_on().await;
     run.stores.all_serve().await;

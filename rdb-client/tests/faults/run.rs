@@ -112,6 +112,12 @@ impl Run {
         sleep(Duration::from_millis(self.random.u64(FAULTS_MS))).await;
     }
 
+    /// Lets a fault of a leader last until the others campaign, and for a while that differs from time to time.
+    pub(crate) async fn leader_is_missed(&mut self) {
+        let longer = Duration::from_millis(self.random.u64(0..1000));
+        sleep(self.patience() + longer).await;
+    }
+
     /// How long a store waits for its leader at most: the lease, and the longest election timeout.
     pub(crate) fn patience(&self) -> Duration {
         2 * self.setup.election_timeout_max()

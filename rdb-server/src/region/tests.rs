@@ -100,6 +100,32 @@ async fn a_region_whose_writes_wait_leaves_room_for_those_of_another() {
     }
 }
 
+/// The log is what is synced.
+#[tokio::test]
+async fn what_is_applied_from_the_log_is_not_synced() {
+    let (_directory, storage) = storage();
+    let led = Led::begin(&storage, region_1()).await;
+    let handle = led.handle(region_1());
+    let syncs = || storage.stats().expect("it is open").wal_sync_count;
+    let before = syncs();
+    for value in ["1", "2", "3"] {
+        let (key, value) = ("k".into(), value.into());
+        let submitted = handle.submit(vec![Command::PutRaw { key, value }], 0);
+        let written = submitted.expect("there is room").await;
+        assert_eq!(written.expect("applied"), [Outcome::Done]);
+    }
+    assert_eq!(syncs(), before);
+    // Any other region's write is synced.
+    let (key, value) = ("other".into(), "v".into());
+    let other = Submission::new(9, vec![Command::PutRaw { key, value }]);
+    storage
+        .submit(other)
+        .expect("there is room")
+        .await
+        .expect("written");
+    assert!(syncs() > before);
+}
+
 /// A read that is late may find its region taken away, since its store has lost the leadership.
 #[tokio::test]
 async fn a_read_that_was_permitted_before_its_region_was_replaced_has_no_result() {

@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::iter::once;
 
@@ -361,4 +362,31 @@ async fn a_region_is_found_as_if_all_were_looked_at() {
     };
     let strategy = (bounds, present, "[a-f]{0,3}");
     TestRunner::default().run(&strategy, check).unwrap();
+}
+
+#[tokio::test]
+async fn a_region_is_found_among_many_with_few_comparisons() {
+    const REGIONS: u64 = 10_000;
+    const COMPARISONS_MAX: u32 = 16;
+    let fixture = fixture().await;
+    let start_key = |number: u64| Bytes::copy_from_slice(&number.to_be_bytes());
+    let handles = (0..REGIONS).map(|number| {
+        fixture.led.handle(Region {
+            id: number,
+            start_key: start_key(number),
+            end_key: start_key(number + 1),
+            ..Region::default()
+        })
+    });
+    let membership = Membership::new(CLUSTER_ID, STORE_ID, handles.collect());
+    for number in [0, 1, REGIONS / 3, REGIONS / 2, REGIONS - 1] {
+        let key = start_key(number);
+        let comparisons = Cell::new(0);
+        let found = membership.last(|region| {
+            comparisons.set(comparisons.get() + 1);
+            Seek::At(&key).is_behind_start(region)
+        });
+        assert_eq!(found.map(|handle| handle.region().id), Some(number));
+        assert!(comparisons.get() <= COMPARISONS_MAX, "{comparisons:?}");
+    }
 }
