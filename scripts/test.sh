@@ -40,6 +40,7 @@ main() {
   step 'rdb-client without its workspace' scripts/client-alone.sh
   step 'verify-core.sh' scripts/verify-core.sh
   step 'verify-cluster.sh' scripts/verify-cluster.sh
+  step 'verify-docs.sh' scripts/verify-docs.sh
   step 'package.sh' check_package
   step 'one build of RocksDB' check_single_rocksdb_build
 }
