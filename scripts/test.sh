@@ -40,6 +40,7 @@ main() {
   step 'rdb-client without its workspace' scripts/client-alone.sh
   step 'verify-core.sh' scripts/verify-core.sh
   step 'verify-cluster.sh' scripts/verify-cluster.sh
+  step 'verify-docs.sh' scripts/verify-docs.sh
   step 'package.sh' check_package
   step 'one build of RocksDB' check_single_rocksdb_build
 }
@@ -76,12 +77,14 @@ show() {
 }
 
 # An application that links the client compiles neither the storage engine nor, unless it asks for it, the command line. Nobody compiles
-# OpenTelemetry without the feature `otlp`.
+# OpenTelemetry without the feature `otlp`, nor a cryptographic library beside `ring`.
 check_dependencies() {
   refuse_packages 'rdb-client' rocksdb librocksdb-sys openraft clap rustyline tracing-subscriber metrics 'opentelemetry.*'
-  refuse_packages 'rdb-client --all-features' rocksdb librocksdb-sys openraft 'opentelemetry.*'
+  refuse_packages 'rdb-client --all-features' rocksdb librocksdb-sys openraft 'opentelemetry.*' aws-lc-sys openssl-sys
   refuse_packages 'rdb-server' 'opentelemetry.*'
   refuse_packages 'rdb-pd' 'opentelemetry.*'
+  refuse_packages 'rdb-server --all-features' aws-lc-sys openssl-sys
+  refuse_packages 'rdb-pd --all-features' aws-lc-sys openssl-sys
 }
 
 # refuse_packages SELECTION PATTERN…: SELECTION is a package of the workspace, and flags that choose its features.

@@ -38,9 +38,6 @@ readonly NOBODY_LEADS_SECONDS=2
 # How many more kills than those that count may hit no leader.
 readonly MISSES_MAX=3
 
-# How long anything may take before it counts as hung.
-readonly DONE_WITHIN_SECONDS=120
-
 kills=1 put_within=100s gap_is_judged=no undetermined=0
 # Who leads, and in which term. After a kill: whether it hit a leader, the slowest put in seconds, and by workload the longest gap.
 leader='' term=0
@@ -225,16 +222,6 @@ stop_all() {
 }
 
 # What the steps are made of.
-
-# wait_until WHAT COMMAND…
-wait_until() {
-  local what=$1 deadline=$((SECONDS + DONE_WITHIN_SECONDS))
-  shift
-  until "$@"; do
-    ((SECONDS < deadline)) || fail "$what: not within $DONE_WITHIN_SECONDS seconds"
-    sleep 0.1
-  done
-}
 
 region() {
   rdbctl region list --output json

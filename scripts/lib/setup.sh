@@ -68,11 +68,13 @@ require_native_tools() {
   install_with_apt g++ libclang-dev make
 }
 
-# Tests have Prometheus scrape servers, its own tool judge the metrics, and systemd's the units. A browser shows the pages.
+# Tests have Prometheus scrape servers, its own tool judge the metrics, and systemd's the units. A browser shows the pages. The documents
+# say to use the last three.
 require_test_tools() {
   { command -v promtool && command -v prometheus; } >/dev/null || install_with_apt prometheus
   command -v systemd-analyze >/dev/null || install_with_apt systemd
   command -v chromedriver >/dev/null || install_with_apt chromium chromium-driver fonts-dejavu-core
+  { command -v curl && command -v openssl && command -v python3; } >/dev/null || install_with_apt curl openssl python3
 }
 
 # install_with_apt PACKAGE…

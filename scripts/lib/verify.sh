@@ -2,9 +2,10 @@
 # leaves nothing behind.
 # shellcheck shell=bash
 
-# How long a start or a stop may take before it counts as hung. Far above what a busy machine needs.
+# How long a start, a stop or anything else may take before it counts as hung. Far above what a busy machine needs.
 readonly HEALTHY_WITHIN_SECONDS=60
 readonly STOPPED_WITHIN_SECONDS=15
+readonly DONE_WITHIN_SECONDS=120
 
 # Where everything is: of each process NAME its data in NAME, its output in NAME.log, its address in NAME.address, and while it
 # runs its id in NAME.pid.
@@ -33,6 +34,16 @@ step() {
 
 expect_equal() {
   [[ $1 == "$2" ]] || fail "expected $1, got ${2:-nothing}"
+}
+
+# wait_until WHAT COMMAND…
+wait_until() {
+  local what=$1 deadline=$((SECONDS + DONE_WITHIN_SECONDS))
+  shift
+  until "$@"; do
+    ((SECONDS < deadline)) || fail "$what: not within $DONE_WITHIN_SECONDS seconds"
+    sleep 0.1
+  done
 }
 
 rdbctl() {

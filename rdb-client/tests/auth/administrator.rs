@@ -12,6 +12,9 @@ use tonic::{Request, Response, Status};
 use crate::harness::guarded;
 use crate::wire::{bearer, with_authorization};
 
+/// The name of the first admin.
+pub(crate) const ADMIN_NAME: &str = "admin";
+
 /// A caller of the placement driver with one token.
 #[derive(Clone)]
 pub(crate) struct Administrator {
@@ -24,7 +27,7 @@ impl Administrator {
     pub(crate) async fn first(pd: Channel) -> (Self, EnableResponse) {
         let mut auth = AuthClient::new(pd);
         let request = EnableRequest {
-            name: "admin".to_owned(),
+            name: ADMIN_NAME.to_owned(),
         };
         let enabled = guarded("the first admin", auth.enable(request)).await;
         let enabled = enabled.expect("there was none").into_inner();

@@ -1,5 +1,6 @@
 //! A placement driver and stores that ask who calls.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -250,6 +251,18 @@ impl Enforcing {
         })
         .await;
         self.audited_refusals()
+    }
+
+    /// How often the audit logs tell of each call of a user, by path.
+    pub(crate) fn audited_calls_of(&self, user: &str) -> BTreeMap<String, usize> {
+        let mut calls = BTreeMap::<String, usize>::new();
+        for line in self.audited().flatten() {
+            let member = |name| line.get(name).and_then(Value::as_str);
+            if let (Some(call), true) = (member("call"), member("user") == Some(user)) {
+                *calls.entry(format!("/{call}")).or_default() += 1;
+            }
+        }
+        calls
     }
 
     /// The lines of each audit log. No key and no token is in them.

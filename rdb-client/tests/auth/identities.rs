@@ -3,7 +3,7 @@
 use rdb_proto::authpb::{Keyspace, Role, TokenChange};
 use tonic::transport::Channel;
 
-use crate::administrator::{over, over_all};
+use crate::administrator::{ADMIN_NAME, over, over_all};
 use crate::certificates::Issued;
 use crate::cluster::{Enforcing, certificate};
 use crate::harness::Node;
@@ -75,7 +75,7 @@ pub(crate) async fn with_tokens(cluster: &Enforcing) -> Vec<Identity> {
     let store = admin.add("another-store").await;
     admin.grant("another-store", &over_all(Role::Store)).await;
     identities.push(Identity::with("another-store", Some(bearer(&store))));
-    identities.push(Identity::with("admin", Some(admin.authorization())));
+    identities.push(Identity::with(ADMIN_NAME, Some(admin.authorization())));
     identities
 }
 

@@ -14,6 +14,7 @@ use rdb_proto::kvrpc::{
 use tonic::Code;
 use tonic::transport::Channel;
 
+use crate::administrator::ADMIN_NAME;
 use crate::cluster::{Enforcing, Setup};
 use crate::harness::found;
 use crate::identities::{Identity, with_certificates, with_tokens};
@@ -132,6 +133,9 @@ const fn row(at: At, path: &'static str, about: About, expected: &'static str) -
 /// The columns of those whose token was never that of anybody, or is not any more: nobody is told which.
 const WRONG_TOKENS: [usize; 3] = [1, 3, 4];
 
+/// The column of the user without grants, who lacks any role before it lacks one over keys.
+const WITHOUT_GRANTS: usize = 5;
+
 const LET_IN: char = '.';
 
 impl Row {
@@ -139,6 +143,25 @@ impl Row {
     fn expected(&self, column: usize) -> char {
         let mut letters = self.expected.chars().filter(|letter| *letter != ' ');
         letters.nth(column).expect("a letter for each identity")
+    }
+
+    /// How the right begins that the refused user of this column is told to lack.
+    fn missing_right(&self, column: usize) -> &'static str {
+        // The rows of one path ask for the same right, over other keys.
+        let mut rows = TABLE.iter();
+        let inside = rows.find(|row| row.path == self.path && row.about == Inside);
+        match inside.unwrap_or(self).expected {
+            READS_RAW | READS_VERSIONED if column != WITHOUT_GRANTS => "reader over ",
+            WRITES_RAW | WRITES_VERSIONED if column != WITHOUT_GRANTS => "writer over ",
+            ADMIN => "admin",
+            STORE => "store",
+            _ => "any role",
+        }
+    }
+
+    /// Whether it is for administrators, whatever the keys. The audit log has each of these calls.
+    fn is_administrative(&self) -> bool {
+        self.expected == ADMIN && self.about != Outside
     }
 
     /// The command of a stream that does the same.
@@ -180,6 +203,22 @@ fn every_method_of_every_service_has_rows_and_every_row_a_method() {
         let wanted = has_keys.then(|| BTreeSet::from([Inside, Outside]));
         assert!(wanted.is_none_or(|wanted| about == wanted), "{path}");
     }
+}
+
+#[test]
+fn every_command_of_a_stream_is_tried() {
+    let set = FileDescriptorSet::decode(rdb_proto::FILE_DESCRIPTOR_SET).expect("compiled in");
+    let mut messages = set.file.iter().flat_map(|file| &file.message_type);
+    let command = messages.find(|message| message.name() == "BatchCommand");
+    let fields = command.expect("it is in a file").field.iter();
+    let requests = fields.filter(|field| field.oneof_index.is_some());
+    let names: BTreeSet<_> = requests
+        .map(|field| {
+            let name = field.type_name().trim_start_matches(".kvrpc.");
+            name.trim_end_matches("Request")
+        })
+        .collect();
+    assert_eq!(names, BTreeSet::from(COMMANDS));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -285,6 +324,8 @@ async fn check(cluster: &Enforcing, identities: Vec<Identity>) {
         callers.push(Caller::new(cluster, column, identity).await);
     }
     let users = cluster.admin.users().await.expect("an admin");
+    // Those that the audit logs have before the admin calls, and then those that they have to have.
+    let mut calls_of_admin = BTreeMap::<String, usize>::new();
     for is_let_in in [false, true] {
         for row in TABLE {
             let mut refusals = BTreeMap::new();
@@ -295,7 +336,11 @@ async fn check(cluster: &Enforcing, identities: Vec<Identity>) {
                 }
                 let processes = caller.call(row).await;
                 for answers in &processes {
-                    judge(row, expected, caller.identity.name, answers);
+                    judge(row, caller.column, caller.identity.name, answers);
+                }
+                if is_let_in && caller.identity.name == ADMIN_NAME {
+                    let calls = calls_of_admin.entry(row.path.to_owned()).or_default();
+                    *calls += processes.iter().map(Vec::len).sum::<usize>();
                 }
                 refusals.insert(caller.column, processes);
             }
@@ -317,18 +362,30 @@ async fn check(cluster: &Enforcing, identities: Vec<Identity>) {
             .await;
             let audited = cluster.refusals_until_now().await;
             assert_eq!(audited, polled + refusals, "and nothing else");
+            calls_of_admin = cluster.audited_calls_of(ADMIN_NAME);
         }
+    }
+    // The audit logs have all that was answered.
+    cluster.refusals_until_now().await;
+    let audited = cluster.audited_calls_of(ADMIN_NAME);
+    for Row { path, .. } in TABLE.iter().filter(|row| row.is_administrative()) {
+        assert_eq!(audited.get(*path), calls_of_admin.get(*path), "{path}");
     }
 }
 
 /// All answers are as expected, and refusals are the same whatever there is.
-fn judge(row: &Row, expected: char, name: &str, answers: &[Answer]) {
+fn judge(row: &Row, column: usize, name: &str, answers: &[Answer]) {
+    let expected = row.expected(column);
     let what = format!("{} {:?} by one {name}", row.path, row.about);
     assert!(!answers.is_empty(), "{what} is not tried");
     for answer in answers {
         match expected {
             'u' => assert_eq!(answer.code, Code::Unauthenticated, "{what}: {answer:?}"),
-            'd' => assert_eq!(answer.code, Code::PermissionDenied, "{what}: {answer:?}"),
+            'd' => {
+                assert_eq!(answer.code, Code::PermissionDenied, "{what}: {answer:?}");
+                let told = format!("lacks the right: {}", row.missing_right(column));
+                assert!(answer.message.contains(&told), "{what}: {answer:?}");
+            }
             'x' => assert_ne!(answer.code, Code::Ok, "{what}"),
             LET_IN => {
                 // What a store without rights answers has details.

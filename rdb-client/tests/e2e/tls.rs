@@ -160,22 +160,29 @@ impl Encrypted {
         let pd = pd.with_flag("--initial-replicas", &store_count.to_string());
         let mut pd = certificates.serve(pd).with_status();
         pd.start_serving().await;
-        let stores = (1..=store_count).map(|number| {
-            let store = Node::store(directory.path().join(number.to_string()), &pd.address());
-            let mut store = certificates.serve(store);
-            store.start();
-            store
-        });
-        let mut stores: Vec<_> = stores.collect();
-        for store in &mut stores {
-            store.wait_for_health(ServingStatus::Serving).await;
-        }
-        Self {
+        let mut cluster = Self {
             pd,
-            stores,
+            stores: Vec::new(),
             certificates,
             directory,
+        };
+        for _ in 0..store_count {
+            cluster.start_store();
         }
+        for store in &mut cluster.stores {
+            store.wait_for_health(ServingStatus::Serving).await;
+        }
+        cluster
+    }
+
+    /// Starts one more store, which may not serve yet.
+    fn start_store(&mut self) {
+        let directory = self.directory.path();
+        let data_dir = directory.join((self.stores.len() + 1).to_string());
+        let store = Node::store(data_dir, &self.pd.address());
+        let mut store = self.certificates.serve(store);
+        store.start();
+        self.stores.push(store);
     }
 
     /// Others of the same CA.
@@ -207,6 +214,16 @@ impl Encrypted {
         let config = Config::default().with_tls(self.certificates.tls());
         let client = Client::connect_with([self.pd.address()], config.with_timeout(HANG_GUARD));
         client.await.expect("it lets the client in")
+    }
+
+    /// Runs a command until it is done and says `told`: stores may just have been silent.
+    async fn says(&self, command: &[&str], told: &str) {
+        let flags = self.certificates.flags();
+        let says = async || {
+            let (code, said) = self.rdbctl(&flags, command).await;
+            (code == Some(0) && said.contains(told)).then_some(())
+        };
+        found(&format!("{command:?} says {told:?}"), says).await;
     }
 
     async fn refuses(&self, flags: &[String], told: &str) {
@@ -269,6 +286,37 @@ async fn three_stores_replicate_and_restart_and_rdbctl_works_with_a_certificate(
     );
     let (code, told) = cluster.rdbctl(&flags, &["region", "check"]).await;
     assert_eq!(code, Some(0), "{told}");
+}
+
+/// That of the README. A new replica comes as a snapshot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tour_works_over_tls() {
+    let mut cluster = Encrypted::start(STORES).await;
+    let client = cluster.client().await;
+    client.raw_put("greeting", "hello").await.expect("put");
+    let transfer = ["operator", "transfer-leader", "1", "3"];
+    cluster.says(&transfer, "store 3 leads region 1").await;
+    cluster.says(&["region", "check"], "equal").await;
+    let stores = client.stores().await.expect("they are known");
+    let first = stores.into_iter().find(|store| store.id == 1);
+    let leaving = first.expect("ids begin there").address;
+
+    cluster.start_store();
+    let moved = ["operator", "move-peer", "1", "2", "4"];
+    cluster.says(&moved, "region 1: move-peer 2 to 4").await;
+    let received = "a snapshot was received";
+    cluster.stores[STORES].wait_for_log(received).await;
+    let list = ["operator", "list", "-o", "json"];
+    cluster.says(&list, r#""state":"done""#).await;
+    let remove = ["store", "remove", "1"];
+    cluster.says(&remove, "store 1 has left").await;
+    let mut nodes = cluster.stores.iter_mut();
+    let node = nodes.find(|node| node.address() == leaving);
+    let ended = node.expect("one of them").exited().await;
+    assert_eq!(ended.code(), Some(3));
+    cluster.says(&["region", "check"], "equal").await;
+    let got = client.raw_get("greeting").await.expect("get");
+    assert_eq!(got.as_deref(), Some(&b"hello"[..]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
