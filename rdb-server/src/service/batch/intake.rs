@@ -142,8 +142,8 @@ impl Intake {
             audited.note_all_refused(&message.commands, answered, &rejection);
         }
         let ids = message.commands.iter().map(|command| command.id);
-        let (refused, message) = (rejection.into(), arrived.map(Arc::new));
-        let answered = AnswerGroup::refused(ids.collect(), refused, message);
+        let (refused, reserved) = (rejection.into(), arrived.map(Arc::new));
+        let answered = AnswerGroup::refused(ids.collect(), refused, reserved);
         Self {
             command_count: message.commands.len(),
             answered: vec![answered],
