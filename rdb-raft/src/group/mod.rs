@@ -65,7 +65,8 @@ type RaftState = openraft::RaftState<TypeConfig>;
 /// The log has to hold all entries after the position of the state machine, or be empty. A state machine without a membership
 /// makes a peer that waits for a leader.
 ///
-/// A restarted peer takes part in no election for a little longer than [`Timing::election_timeout_max_ms`] after its start.
+/// A restarted peer takes part in no election for a little longer than [`Timing::election_timeout_max_ms`] after its start, or than
+/// what that was before it.
 #[derive(Clone)]
 pub struct Group {
     raft: Raft,
@@ -165,12 +166,16 @@ pub struct Ended {
 impl Group {
     /// Starts a peer on its log and its state machine, with a way to the other peers.
     ///
+    /// `promised_ms` is the longest [`Timing::election_timeout_max_ms`] by which the peer may have promised something to a leader before
+    /// it started. 0: not longer than that of `timing`.
+    ///
     /// # Errors
     ///
     /// See [`StartError`].
     pub async fn start<Network>(
         peer_id: u64,
         timing: Timing,
+        promised_ms: u64,
         mut log: LogStore,
         machine: Arc<dyn StateMachine>,
         network: Network,
@@ -216,7 +221,8 @@ impl Group {
         };
         let raft = Raft::build(peer_id, config, network, log, adapter).await;
         let raft = raft.map_err(StartError::failed)?;
-        let quarantine = Quarantine::begin(&timing, vote.is_some(), is_sole_voter);
+        let promised = timing.or_longer(promised_ms);
+        let quarantine = Quarantine::begin(&promised, vote.is_some(), is_sole_voter);
         raft.run();
         Ok(Self {
             lease: Arc::new(lease),

@@ -322,6 +322,23 @@ async fn leadership_is_handed_over_to_another_voter_only() {
 
 #[tokio::test]
 async fn a_voter_that_starts_again_elects_nobody_while_its_leader_may_count_on_it() {
+    starts_again_and_elects_nobody(LONG).await;
+}
+
+/// By which no promise is kept for long.
+const BRIEF: Timing = Timing {
+    heartbeat_ms: 10,
+    election_timeout_min_ms: 30,
+    election_timeout_max_ms: 31,
+};
+
+#[tokio::test]
+async fn a_voter_that_starts_again_with_a_shorter_timeout_keeps_what_it_has_promised_by_the_longer()
+{
+    starts_again_and_elects_nobody(BRIEF).await;
+}
+
+async fn starts_again_and_elects_nobody(again: Timing) {
     let network = Network::<Group>::default();
     let [leader, second, third] = Voter::three(LONG, &network).await;
     leader.lead().await;
@@ -332,7 +349,11 @@ async fn a_voter_that_starts_again_elects_nobody_while_its_leader_may_count_on_i
     // The leader counts on what the second has acknowledged. The second starts again and does not hear of it.
     network.cut(1, 2);
     network.cut(1, 3);
-    let second = second.kill_and_start(LONG, &network).await;
+    let pre_votes = network.pre_votes();
+    let second = second.kill_and_start(again, &network).await;
+    // Several times as long as it would keep a promise that it has made by the brief ones.
+    sleep(Duration::from_millis(10 * BRIEF.election_timeout_max_ms)).await;
+    assert_eq!(network.pre_votes(), pre_votes, "nobody campaigns");
     let term = leader.group.leader().term + 1;
     let mut request = VoteRequest::new(Vote::new(term, 3), Some(log_id(term - 1, 9)));
     let refused = Err(VoteError::Quarantined);

@@ -26,7 +26,7 @@ use crate::voters::{GUARD, wait_until};
 async fn start(device: Arc<dyn LogDevice>, payloads: Arc<Payloads>) -> (LogWriter, Group) {
     let writer = LogWriter::start(device).unwrap();
     let log = writer.open_group(1).unwrap();
-    let group = Group::start(1, Timing::default(), log, payloads, Alone).await;
+    let group = Group::start(1, Timing::default(), 0, log, payloads, Alone).await;
     (writer, group.unwrap())
 }
 
@@ -196,7 +196,7 @@ async fn the_log_of_a_group_with_a_learner_is_kept() {
 async fn refused(device: MemoryDevice, payloads: Arc<Payloads>) -> StartError {
     let writer = LogWriter::start(Arc::new(device)).unwrap();
     let log = writer.open_group(1).unwrap();
-    let started = Group::start(1, Timing::default(), log, payloads, Alone).await;
+    let started = Group::start(1, Timing::default(), 0, log, payloads, Alone).await;
     started.map(drop).unwrap_err()
 }
 
@@ -384,7 +384,9 @@ async fn start_held_up(payloads: &Arc<Payloads>) -> (LogWriter, Group) {
     let writer = LogWriter::start(Arc::<MemoryDevice>::default()).unwrap();
     let log = writer.open_group(1).unwrap();
     let machine = Arc::clone(payloads) as _;
-    let group = Group::start(1, timing, log, machine, Alone).await.unwrap();
+    let group = Group::start(1, timing, 0, log, machine, Alone)
+        .await
+        .unwrap();
     let mut leads = Box::pin(group.lead_alone());
     let waiting = wait_until("it leads", || group.leader().peer_id == Some(1));
     select(&mut leads, pin!(waiting)).await;

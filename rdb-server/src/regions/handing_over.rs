@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{join, join_all};
+use futures::future::{join_all, join3};
 use rdb_raft::group::{GroupState, TransferError};
 use rdb_raft::log::LogHealth;
 use rdb_storage::WriteHealth;
@@ -27,10 +27,12 @@ const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 const HAND_OVER_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Regions {
-    /// Refuses writes that wait for a quorum that is gone, and hands over what this store leads and cannot serve.
+    /// Refuses writes that wait for a quorum that is gone, hands over what this store leads and cannot serve, and forgets what it has
+    /// promised before its start when that is over.
     pub(crate) async fn keep(&self, rights: &RightsCopy) {
         // Handing over waits for others.
-        join(self.refuse_stalled(), self.hand_over_unserved(rights)).await;
+        let handing_over = self.hand_over_unserved(rights);
+        join3(self.refuse_stalled(), handing_over, self.forget_promises()).await;
     }
 
     async fn refuse_stalled(&self) {
