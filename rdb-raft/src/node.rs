@@ -331,6 +331,11 @@ impl Node {
         self.log.health()
     }
 
+    /// How long the log has been at its present write and sync. Zero: there is none. A disk may neither finish nor fail it.
+    pub fn log_writes_for(&self) -> Duration {
+        self.log.writes_for()
+    }
+
     /// What all groups count.
     pub fn figures(&self) -> &NodeFigures {
         &self.figures

@@ -28,6 +28,7 @@ use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::type_config::TypeConfigExt;
 use openraft_rt_tokio::TokioInstant;
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::lasting::Lasting;
 use super::membership::stays_voter;
@@ -222,6 +223,7 @@ impl Lease {
             self.read_lease,
             self.quorum_wait,
             Arc::clone(&self.served_term),
+            self.runtime.clone(),
         );
         slot.insert(Lasting::new(&self.runtime, round).shared())
             .clone()
@@ -244,18 +246,26 @@ impl Drop for HandOver {
     }
 }
 
-/// Runs a [`Round`]. Each wait is bounded by `quorum_wait`: a leader without a quorum no longer learns what is committed.
+/// Runs a [`Round`]. Each wait is bounded by about `quorum_wait`: a leader without a quorum no longer learns what is committed.
 async fn ask(
     raft: Raft,
     read_lease: Duration,
     quorum_wait: Duration,
     served_term: Arc<AtomicU64>,
+    runtime: Handle,
 ) -> Result<(), ReadError> {
     // openraft would log an error for each read of a group that has ended.
     let running = raft.metrics().borrow_watched().running_state.clone();
     running.map_err(|fatal| ReadError::Ended(fatal.into()))?;
     let option = LinearizerOption::new(Some(read_lease), true).with_wait_timeout(quorum_wait);
-    let linearizer = raft.get_read_linearizer(option).await?;
+    let asked = raft.clone();
+    let asking = Lasting::new(
+        &runtime,
+        async move { asked.get_read_linearizer(option).await },
+    );
+    // openraft's core does not even look at the time while it waits for a vote to be durable.
+    let linearizer = timeout(2 * quorum_wait, asking).await;
+    let linearizer = linearizer.map_err(|_| ReadError::NoQuorum)??;
     let read_log_id = *linearizer.read_log_id();
     let (term, index) = (read_log_id.committed_leader_id().term, read_log_id.index());
     let has_applied = |metrics: &RaftMetrics| {

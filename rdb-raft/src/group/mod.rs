@@ -40,7 +40,7 @@ pub use purge::{LOG_BYTES_MAX, PurgeError};
 pub use state::GroupState;
 pub use transfer::TransferError;
 
-use crate::log::LogStore;
+use crate::log::{Backlog, LogStore};
 use crate::machine::{
     Holds, Machine, PositionBuilder, Shared, SnapshotData, StateMachine, Strides, Users,
 };
@@ -73,6 +73,7 @@ pub struct Group {
     runtime: Handle,
     machine: Arc<dyn StateMachine>,
     lease: Arc<Lease>,
+    backlog: Backlog,
     quarantine: Quarantine,
     _release: Arc<Release>,
     shared: Shared,
@@ -215,6 +216,7 @@ impl Group {
         );
         let config = Arc::new(timing.config());
         let slow_streams = SlowStreams::default();
+        let backlog = log.backlog();
         let network = EndingStreams {
             network,
             streams: slow_streams.clone(),
@@ -226,6 +228,7 @@ impl Group {
         raft.run();
         Ok(Self {
             lease: Arc::new(lease),
+            backlog,
             quarantine,
             _release: Arc::new(quarantine.release(raft.clone())),
             raft,
@@ -286,7 +289,8 @@ impl Group {
     /// Proposes a payload. `complete` is called once, with the state machine's answer or with what is known instead. It runs
     /// here or on a task of the group, and must neither block nor panic.
     ///
-    /// A group that has ended refuses at once. So a `complete` that always proposes again would recurse without end.
+    /// A group that has ended, or whose log is far behind, refuses at once. So a `complete` that always proposes again would recurse without
+    /// end.
     ///
     /// It never waits. Proposals are in the log in the order of these calls, as long as openraft's queue has room for them.
     pub fn propose(
@@ -309,6 +313,9 @@ impl Group {
         let running = self.raft.metrics().borrow_watched().running_state.clone();
         if let Err(fatal) = running {
             return proposal.refused(fatal.to_string());
+        }
+        if self.backlog.is_full() {
+            return proposal.refused("too much waits to be written to the Raft log".to_owned());
         }
         let raft = self.raft.clone();
         let queued = self.lasting(async move {

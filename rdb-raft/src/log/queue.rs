@@ -1,10 +1,12 @@
 //! The writer's queue: all groups put jobs in, and one thread takes them out.
 //!
-//! It has no bound. Its entries are bounded by what proposals and followers may have in flight, and a group waits for its
-//! vote before it asks for anything else.
+//! It has no bound. Entries of other leaders are bounded by what their streams may have in flight. Those of a leader here are not bounded by
+//! what it has in flight: the others may commit them while the device stands still. So a group takes no proposals while the jobs have more
+//! than [`UNWRITTEN_BYTES_MAX`](super::UNWRITTEN_BYTES_MAX). A group waits for its vote before it asks for anything else.
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +30,8 @@ pub(super) enum Taken {
 pub(super) struct Queue {
     state: Mutex<State>,
     arrived: Condvar,
+    /// About what the jobs have that are queued, or taken and not written yet. Relaxed: the count guards nothing but itself.
+    unwritten_bytes: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -46,10 +50,12 @@ impl Queue {
     ///
     /// When the queue is closed. The job is dropped.
     pub(super) fn push(&self, job: Job) -> io::Result<()> {
+        let bytes = job.bytes();
         let mut state = self.state();
         if let Some(cause) = &state.closed {
             return Err(stopped(cause));
         }
+        self.unwritten_bytes.fetch_add(bytes, Ordering::Relaxed);
         state.jobs.push_back(job);
         if state.waiting {
             self.arrived.notify_one();
@@ -86,6 +92,16 @@ impl Queue {
         }
     }
 
+    /// About how many bytes of jobs are not written yet.
+    pub(super) fn unwritten_bytes(&self) -> usize {
+        self.unwritten_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Notes that jobs of so many bytes were written, or have failed.
+    pub(super) fn note_done(&self, bytes: usize) {
+        self.unwritten_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Takes no more jobs in. Those that are queued can still be taken.
     pub(super) fn close(&self, cause: &str) {
         let mut state = self.state();
@@ -98,6 +114,7 @@ impl Queue {
         self.close(cause);
         let jobs = std::mem::take(&mut self.state().jobs);
         for job in jobs {
+            self.note_done(job.bytes());
             job.complete(Err(cause));
         }
     }
@@ -148,6 +165,10 @@ mod tests {
             queue.push(append(payload_bytes)).unwrap();
         }
         assert_eq!([take(&queue), take(&queue), take(&queue)], [1, 2, 1]);
+        let taken = queue.unwritten_bytes();
+        assert!(taken >= 2 * TAKE_BYTES_MAX, "they are not written yet");
+        queue.note_done(taken);
+        assert_eq!(queue.unwritten_bytes(), 0);
     }
 
     #[test]
@@ -164,5 +185,6 @@ mod tests {
         queue.push(append(1)).unwrap();
         queue.fail("the test says so");
         assert_eq!(take(&queue), usize::MAX);
+        assert_eq!(queue.unwritten_bytes(), 0);
     }
 }
