@@ -6,6 +6,7 @@ mod heard;
 mod inbound;
 mod lasting;
 mod lease;
+mod machine_sleep;
 mod membership;
 mod proposal;
 mod purge;

@@ -7,6 +7,7 @@ use futures::future::join_all;
 use openraft::raft::VoteRequest;
 use rdb_raft::group::{Group, LeadError, ReadError, TransferError, VoteError};
 use rdb_raft::log::MemoryDevice;
+use rdb_raft::simulation::oversleep;
 use rdb_raft::{Timing, Vote};
 use tokio::time::{sleep, timeout};
 
@@ -170,6 +171,27 @@ async fn a_voter_that_has_died_within_the_lease_deposes_no_leader() {
     assert!(leader.group.try_permit_read());
     leader.group.hand_over_to(3).await.unwrap();
     wait_until("the third leads", || third.leads()).await;
+}
+
+#[tokio::test]
+async fn a_leader_whose_machine_has_slept_permits_reads_once_a_quorum_has_answered_anew() {
+    let network = Network::<Group>::default();
+    let [leader, _second, _third] = Voter::three(LONG_LEASE, &network).await;
+    leader.lead().await;
+    assert!(leader.group.try_permit_read());
+    oversleep(1000);
+    assert!(!leader.group.try_permit_read());
+    leader.group.permit_read().await.unwrap();
+    assert!(leader.group.try_permit_read());
+
+    network.cut(1, 2);
+    network.cut(1, 3);
+    assert!(leader.group.try_permit_read(), "its lease is long");
+    oversleep(1000);
+    assert!(!leader.group.try_permit_read());
+    let refused = leader.group.permit_read().await;
+    assert_eq!(refused, Err(ReadError::NoQuorum));
+    assert!(!leader.group.try_permit_read());
 }
 
 /// As a store does that ends, and does not care who leads then.
