@@ -126,6 +126,22 @@ pub enum StartError {
         /// The term of the last entry that was applied.
         term: u64,
     },
+    /// The log goes on beyond what was applied, with entries of an earlier term. So it has another entry in the place of the last one that
+    /// was applied.
+    #[error(
+        "the log of the group contradicts its state: the log ends with entry {last_index} of term {last_term}, and the state machine has \
+         applied entry {index} of term {term}"
+    )]
+    LogContradicts {
+        /// The last entry of the log.
+        last_index: u64,
+        /// Its term.
+        last_term: u64,
+        /// The last entry that was applied.
+        index: u64,
+        /// Its term.
+        term: u64,
+    },
     /// The log does not have what the state machine needs next.
     #[error(
         "the log of the group is purged up to index {purged_index}, and the state machine has applied entries up to index {index}"
@@ -422,6 +438,9 @@ impl Group {
 
 /// Whether a log and a state machine can belong together. A log that ends before the position is fine: a crash may leave
 /// less of the log than of the state, and the missing entries have been applied.
+///
+/// The entry at the position need not be read. A log whose last entry has the term of the position, or a later one, has the same entry there
+/// as all logs of the group, since that entry was committed.
 fn check_start(
     vote: Option<Vote>,
     last: Option<LogId>,
@@ -446,6 +465,17 @@ fn check_start(
     if vote_term < term {
         return Err(StartError::LogOutdated { vote_term, term });
     }
+    if let Some(last) = last
+        && last.leader_id.term < term
+        && last.index >= index
+    {
+        return Err(StartError::LogContradicts {
+            last_index: last.index,
+            last_term: last.leader_id.term,
+            index,
+            term,
+        });
+    }
     match purged {
         Some(purged) if purged.index > index => Err(StartError::LogPurged {
             purged_index: purged.index,
@@ -462,6 +492,7 @@ impl StartError {
             Self::LogMissing { .. }
             | Self::StateMissing { .. }
             | Self::LogOutdated { .. }
+            | Self::LogContradicts { .. }
             | Self::LogPurged { .. } => true,
             Self::Timing(_) | Self::Failed { .. } => false,
         }

@@ -234,6 +234,30 @@ async fn a_log_that_is_older_than_the_state_does_not_start() {
 }
 
 #[tokio::test]
+async fn a_log_with_another_entry_in_the_place_of_the_last_applied_one_does_not_start() {
+    let peer = Peer::first().await;
+    let device = peer.device.after_power_cut(usize::MAX);
+    let applied = Peer::start(device, Payloads::bootstrapped([1])).await;
+    applied.payloads.flush().unwrap();
+    for payload in [b"a", b"b"] {
+        peer.propose(payload).outcome().await.unwrap();
+    }
+    let device = Arc::new(peer.device.after_power_cut(usize::MAX));
+    let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
+    let mut log = writer.open_group(1).unwrap();
+    log.save_vote(&Vote::new(2, 1)).await.unwrap();
+    let device = device.after_power_cut(usize::MAX);
+    let contradicts = StartError::LogContradicts {
+        last_index: 3,
+        last_term: 1,
+        index: 2,
+        term: 2,
+    };
+    let state = applied.payloads.after_crash();
+    assert_eq!(refused(device, state).await, contradicts);
+}
+
+#[tokio::test]
 async fn every_start_leads_in_a_term_of_its_own() {
     let leader = |term| Leader {
         term,
