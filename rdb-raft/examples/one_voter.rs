@@ -117,7 +117,7 @@ async fn through_raft(
     let writer = LogWriter::start(Arc::clone(&log) as _)?;
     let region = Arc::new(Region::new(storage.clone())?);
     let store = writer.open_group(REGION_ID)?;
-    let group = Group::start(1, Timing::default(), store, region, Alone).await?;
+    let group = Group::start(1, Timing::default(), 0, store, region, Alone).await?;
     group.lead_alone().await?;
     let proposer = Arc::new(Proposer {
         group: group.clone(),

@@ -13,7 +13,7 @@ pub struct NodeFigures {
     pub snapshots_received: Counter,
 }
 
-/// Figures of the writer of the logs, since its start. It notes each batch that was written, once, and its queue each change.
+/// Figures of the writer of the logs, since its start.
 #[derive(Debug)]
 pub struct LogFigures {
     /// How long each batch took to be written and synced.
@@ -22,8 +22,8 @@ pub struct LogFigures {
     pub commit_entries: Histogram,
     /// About how many bytes of changes were written.
     pub bytes: Counter,
-    /// About how many bytes of changes wait. Relaxed: a figure.
-    pub queued_bytes: AtomicUsize,
+    /// About how many bytes of changes wait or are being written. Relaxed: the count guards nothing but itself.
+    pub unwritten_bytes: AtomicUsize,
 }
 
 impl Default for LogFigures {
@@ -32,7 +32,7 @@ impl Default for LogFigures {
             commit_durations: Histogram::of_durations(),
             commit_entries: Histogram::of_sizes(),
             bytes: Counter::default(),
-            queued_bytes: AtomicUsize::new(0),
+            unwritten_bytes: AtomicUsize::new(0),
         }
     }
 }

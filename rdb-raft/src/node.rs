@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
 use futures::future::join_all;
 use openraft::RaftNetworkFactory;
@@ -34,6 +35,8 @@ const OPENED_MAX: usize = 16;
 /// log has failed, which all groups share. A group that has ended stays here, since a sole voter may still permit reads.
 pub struct Node {
     timing: Timing,
+    /// The longest election timeout by which peers may have promised something before this start. 0: not a longer one.
+    promised_ms: u64,
     log: Arc<LogWriter>,
     groups: Arc<Groups>,
     /// Held while a group is opened. `None` after the shutdown has begun.
@@ -144,6 +147,7 @@ impl Node {
         );
         Ok(Self {
             timing,
+            promised_ms: 0,
             log,
             groups,
             opened: Mutex::new(Some(opened)),
@@ -154,6 +158,19 @@ impl Node {
             supervisor: Mutex::new(Some(tokio::spawn(supervisor))),
             figures,
         })
+    }
+
+    /// The same for a store whose [`Timing::election_timeout_max_ms`] was `promised_ms` before it started: groups that are opened from
+    /// now on keep what it has promised by that.
+    #[must_use]
+    pub fn after_promises(mut self, promised_ms: u64) -> Self {
+        self.promised_ms = promised_ms;
+        self
+    }
+
+    /// For how long after its start this store keeps what it may have promised before that.
+    pub fn promises_last(&self) -> Duration {
+        self.timing.or_longer(self.promised_ms).quarantine()
     }
 
     /// Opens a group with a peer on this store. The log of a new group is empty, and its state machine holds the state that
@@ -186,7 +203,8 @@ impl Node {
         let to_watch = opened.reserve().await.map_err(|_| OpenError::ShutDown)?;
         let log = self.open_log(group_id).await?;
         claim(&log, group_id, peer_id, &*machine).await?;
-        let group = Group::start(peer_id, self.timing, log, machine, network).await?;
+        let (timing, promised_ms) = (self.timing, self.promised_ms);
+        let group = Group::start(peer_id, timing, promised_ms, log, machine, network).await?;
         add(&self.groups, group_id, group.clone());
         to_watch.send((group_id, group.clone()));
         Ok(group)
@@ -311,6 +329,11 @@ impl Node {
     /// Whether logs are written.
     pub fn log_health(&self) -> watch::Receiver<LogHealth> {
         self.log.health()
+    }
+
+    /// How long the log has been at its present write and sync. Zero: there is none. A disk may neither finish nor fail it.
+    pub fn log_writes_for(&self) -> Duration {
+        self.log.writes_for()
     }
 
     /// What all groups count.

@@ -99,6 +99,12 @@ impl Timing {
         Duration::from_millis(self.election_timeout_min_ms)
     }
 
+    /// The same with a longest timeout that is not shorter than `max_ms`.
+    pub(crate) fn or_longer(mut self, max_ms: u64) -> Self {
+        self.election_timeout_max_ms = self.election_timeout_max_ms.max(max_ms);
+        self
+    }
+
     /// How long a voter keeps out of elections after its start: the lease, and a margin for a leader's clock that runs slower.
     pub(crate) fn quarantine(&self) -> Duration {
         Duration::from_millis(self.election_timeout_max_ms.saturating_mul(11) / 10)

@@ -128,7 +128,8 @@ pub struct Config {
     #[arg(long, env = "RDB_SERVER_RAFT_ELECTION_TIMEOUT_MIN_MS", value_name = "MS", hide = true, default_value_t = Timing::default().election_timeout_min_ms)]
     pub raft_election_timeout_min_ms: u64,
 
-    /// The longest such time.
+    /// The longest such time. Stores with different ones do not accept each other. A store that starts with a shorter one first keeps out of
+    /// elections for as long as it has promised by the longer one.
     #[arg(long, env = "RDB_SERVER_RAFT_ELECTION_TIMEOUT_MAX_MS", value_name = "MS", hide = true, default_value_t = Timing::default().election_timeout_max_ms)]
     pub raft_election_timeout_max_ms: u64,
 

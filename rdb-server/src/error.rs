@@ -1,6 +1,7 @@
 //! Errors of the store process: why it cannot run ([`ServerError`]), and why a request is not served ([`Rejection`]).
 
 use std::fmt::Display;
+use std::io;
 use std::time::Duration;
 
 use rdb_proto::audit::AuditError;
@@ -31,6 +32,9 @@ pub enum ServerError {
     /// The data directory cannot be read or written.
     #[error("the data directory does not work")]
     Storage(#[from] rdb_storage::Error),
+    /// The longest election timeout cannot be noted, which has to be before anything is promised by it.
+    #[error("the election timeout cannot be noted in the data directory")]
+    ElectionTimeout(#[source] io::Error),
     /// The writer of the Raft log cannot be started.
     #[error(transparent)]
     Log(#[from] NodeError),
@@ -106,6 +110,7 @@ impl ProcessError for ServerError {
             | Self::Refused { .. }
             | Self::Outdated { .. } => Failure::Refused,
             Self::Storage(_)
+            | Self::ElectionTimeout(_)
             | Self::Log(_)
             | Self::Region { .. }
             | Self::Listen(_)

@@ -1,4 +1,5 @@
-//! What a data directory keeps about starts: the starts of other stores that this store has met, and whether the directory is outdated.
+//! What a data directory keeps about starts: the starts of other stores that this store has met, whether the directory is outdated, and
+//! by which election timeout this store may have promised something.
 //!
 //! The file `starts` has a line `own START`, a line `STORE START` for each other store, and a last line `sum CHECKSUM` with the CRC-32C of
 //! all before it. Earlier releases wrote neither the first line nor the last, and ignore them. The store's own start is that of the last
@@ -6,6 +7,10 @@
 //!
 //! The file `outdated` appears once another store has met a later start of this store than the directory knows of. It contains that
 //! store's id. A directory with this file is refused: if it were served again, it might meet only stores that do not know better.
+//!
+//! The file `election-timeout` contains, in milliseconds, the longest election timeout by which this store may have promised a leader to
+//! elect nobody else. A longer one is written before the store promises anything by it, and a shorter one after the promises from
+//! before the start are over. Earlier releases know nothing of this file.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crc32c::crc32c;
+use rdb_raft::Timing;
 use rdb_raft::transport::{STARTS_MAX, Starts};
 use rdb_storage::replace_file;
 use tokio::task::spawn_blocking;
@@ -23,6 +29,8 @@ use crate::error::ServerError;
 const FILE: &str = "starts";
 
 const OUTDATED_FILE: &str = "outdated";
+
+const TIMEOUT_FILE: &str = "election-timeout";
 
 const OWN: &str = "own";
 
@@ -75,6 +83,51 @@ pub(crate) async fn note_outdated(data_directory: PathBuf, by_store: u64) {
     {
         tracing::warn!(%error, "that the data directory is outdated is not known to its next start");
     }
+}
+
+/// The longest election timeout by which this store may have promised something, in milliseconds. `own_ms` is that of this start. When this
+/// returns, the result is kept.
+pub(crate) fn promised_timeout_ms(data_directory: &Path, own_ms: u64) -> io::Result<u64> {
+    let file = data_directory.join(TIMEOUT_FILE);
+    let kept_ms = kept_timeout_ms(&file);
+    let promised_ms = own_ms.max(kept_ms.unwrap_or(0));
+    if kept_ms != Some(promised_ms) {
+        keep_timeout(&file, promised_ms)?;
+    }
+    Ok(promised_ms)
+}
+
+/// Notes that this store keeps no promise any more by a longer election timeout than that of this start.
+pub(crate) async fn forget_longer_timeout(data_directory: PathBuf, own_ms: u64) {
+    let file = data_directory.join(TIMEOUT_FILE);
+    let forgotten = spawn_blocking(move || match kept_timeout_ms(&file) {
+        Some(kept_ms) if kept_ms == own_ms => Ok(()),
+        _ => keep_timeout(&file, own_ms),
+    });
+    if let Err(error) = forgotten
+        .await
+        .unwrap_or_else(|panic| Err(io::Error::other(panic)))
+    {
+        tracing::warn!(%error, "the next start waits by the election timeout from before this one");
+    }
+}
+
+/// `None`: nothing was kept. If it cannot be read, the timeout is taken to have been the default one.
+fn kept_timeout_ms(file: &Path) -> Option<u64> {
+    match fs::read_to_string(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        kept => {
+            let kept_ms = kept.ok().and_then(|kept| kept.trim().parse().ok());
+            Some(kept_ms.unwrap_or_else(|| {
+                tracing::warn!(file = %file.display(), "the election timeout of the last start is not known");
+                Timing::default().election_timeout_max_ms
+            }))
+        }
+    }
+}
+
+fn keep_timeout(file: &Path, timeout_ms: u64) -> io::Result<()> {
+    replace_file(file, format!("{timeout_ms}\n").as_bytes())
 }
 
 fn read_file(file: &Path) -> io::Result<String> {
@@ -177,6 +230,21 @@ mod tests {
         fs::write(&file, " ".repeat(FILE_BYTES_MAX as usize + 1)).expect("written");
         let refused = read_file(&file).expect_err("too long");
         assert_eq!(refused.kind(), ErrorKind::InvalidData);
+    }
+
+    #[tokio::test]
+    async fn the_longest_timeout_counts_until_what_was_promised_by_it_is_over() {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let starts = |own_ms| promised_timeout_ms(directory.path(), own_ms).expect("written");
+        assert_eq!(starts(3000), 3000);
+        assert_eq!(starts(500), 3000);
+        assert_eq!(starts(500), 3000, "if that start ended too early");
+        forget_longer_timeout(directory.path().to_owned(), 500).await;
+        assert_eq!(starts(400), 500);
+        assert_eq!(starts(700), 700);
+        assert_eq!(starts(500), 700);
+        fs::write(directory.path().join(TIMEOUT_FILE), [0xff]).expect("written");
+        assert_eq!(starts(500), 3000, "if it cannot be read");
     }
 
     #[tokio::test]

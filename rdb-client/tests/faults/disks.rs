@@ -1,4 +1,4 @@
-//! Disks that are full, that fail, and that lose what was not synced.
+//! Disks that are full, that fail, that hang, and that lose what was not synced.
 
 use std::time::Duration;
 
@@ -119,6 +119,27 @@ async fn fail_syncs(name: &'static str, of: Of) {
         run.stores.shims[store].fail_syncs(false);
         run.stores.nodes[store].kill();
         run.stores.nodes[store].start_serving().await;
+    }
+    run.end().await;
+}
+
+/// A disk that neither finishes a sync nor fails it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn syncs_of_leaders_hang() {
+    let setup = Setup {
+        shim: true,
+        ..Setup::default()
+    };
+    let Some(mut run) = Run::begin("syncs_of_leaders_hang", setup).await else {
+        return;
+    };
+    while run.leaders_hit() < 2 * Run::rounds() {
+        run.dwell().await;
+        let leader = run.stores.leader().await;
+        run.stores.hold_syncs(&[leader.store], &run.load).await;
+        run.note_hit(leader);
+        Of::Leaders.others_go_on(&run, leader).await;
+        run.stores.shims[leader.store].release_syncs();
     }
     run.end().await;
 }

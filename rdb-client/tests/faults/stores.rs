@@ -211,9 +211,10 @@ impl Stores {
         status.expect("mount worked before").status.success()
     }
 
-    /// Has the syncs of these stores wait until their power is cut, and waits until each has written what it cannot sync.
+    /// Has the syncs of these stores wait until they are released or the power is cut, and waits until each has written what it cannot
+    /// sync.
     ///
-    /// A store never gets there if all that its leader has proposed was synced right before, since without syncs nothing more is
+    /// All of them never get there if all that the leader has proposed was synced right before, since without syncs nothing more is
     /// proposed. Then all go on, and it begins anew.
     pub(crate) async fn hold_syncs(&self, stores: &[usize], load: &Load) {
         let shims = || stores.iter().map(|&store| &self.shims[store]);

@@ -7,6 +7,7 @@
 //!   a lease from the time it *sent* what a quorum has acknowledged. It uses [`Timing::read_lease`] of it.
 //! - A leader acknowledges a write after it has applied it. What earlier leaders have acknowledged comes before its first
 //!   entry. So once a leader has applied that entry, it *serves* its term, and no later read waits for an index.
+//! - A lease from before the machine was suspended does not count, see [`super::machine_sleep`].
 //! - The sole voter of a group needs no lease.
 //! - A leader that hands its leadership over lets its followers elect another one at once. So its lease is *suspended*
 //!   before that, for the rest of its term.
@@ -28,8 +29,10 @@ use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::type_config::TypeConfigExt;
 use openraft_rt_tokio::TokioInstant;
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::lasting::Lasting;
+use super::machine_sleep::MachineSleep;
 use super::membership::stays_voter;
 use super::state::ending;
 use super::{Ended, Fatal, Raft, RaftMetrics};
@@ -68,6 +71,7 @@ pub(super) struct Lease {
     hand_overs: AtomicUsize,
     /// Whether an entry may be half applied.
     apply_has_failed: Arc<AtomicBool>,
+    machine_sleep: Arc<MachineSleep>,
     round: Mutex<Option<Round>>,
     runtime: Handle,
 }
@@ -84,6 +88,7 @@ impl Lease {
             suspended_term: AtomicU64::new(0),
             hand_overs: AtomicUsize::new(0),
             apply_has_failed: Arc::default(),
+            machine_sleep: Arc::new(MachineSleep::new()),
             round: Mutex::default(),
             runtime: runtime.clone(),
         }
@@ -106,6 +111,7 @@ impl Lease {
 
     /// Whether this peer permits a read right now. It never waits.
     pub(super) fn permits(&self, raft: &Raft) -> bool {
+        let base = self.machine_sleep.base();
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
         let served_term = self.served_term.load(Ordering::Acquire);
@@ -120,7 +126,7 @@ impl Lease {
                 metrics.state == ServerState::Leader
                     && metrics.vote == Vote::new_committed(served_term, metrics.id)
                     && (is_sole_voter(&metrics)
-                        || self.is_live(&metrics)
+                        || (self.is_live(&metrics) && !base.has_slept_since())
                         || Mutant::ReadWithoutLease.is_on())
                     && !self.is_suspended(served_term)
             }
@@ -222,6 +228,8 @@ impl Lease {
             self.read_lease,
             self.quorum_wait,
             Arc::clone(&self.served_term),
+            self.runtime.clone(),
+            Arc::clone(&self.machine_sleep),
         );
         slot.insert(Lasting::new(&self.runtime, round).shared())
             .clone()
@@ -244,18 +252,36 @@ impl Drop for HandOver {
     }
 }
 
-/// Runs a [`Round`]. Each wait is bounded by `quorum_wait`: a leader without a quorum no longer learns what is committed.
+/// Runs a [`Round`]. Each wait is bounded by about `quorum_wait`: a leader without a quorum no longer learns what is committed.
 async fn ask(
     raft: Raft,
     read_lease: Duration,
     quorum_wait: Duration,
     served_term: Arc<AtomicU64>,
+    runtime: Handle,
+    machine_sleep: Arc<MachineSleep>,
 ) -> Result<(), ReadError> {
     // openraft would log an error for each read of a group that has ended.
     let running = raft.metrics().borrow_watched().running_state.clone();
     running.map_err(|fatal| ReadError::Ended(fatal.into()))?;
-    let option = LinearizerOption::new(Some(read_lease), true).with_wait_timeout(quorum_wait);
-    let linearizer = raft.get_read_linearizer(option).await?;
+    let base = machine_sleep.base();
+    let mut next_base = None;
+    let linearizer = loop {
+        if base.has_slept_since() {
+            next_base = Some(MachineSleep::now());
+        }
+        let lease = next_base.map_or(read_lease, |_| Duration::ZERO);
+        let option = LinearizerOption::new(Some(lease), true).with_wait_timeout(quorum_wait);
+        let asked = raft.clone();
+        let asking = async move { asked.get_read_linearizer(option).await };
+        // openraft's core does not even look at the time while it waits for a vote to be durable.
+        let asked = timeout(2 * quorum_wait, Lasting::new(&runtime, asking)).await;
+        let linearizer = asked.map_err(|_| ReadError::NoQuorum)??;
+        // openraft may have counted on a lease from before the machine slept.
+        if next_base.is_some() || !base.has_slept_since() {
+            break linearizer;
+        }
+    };
     let read_log_id = *linearizer.read_log_id();
     let (term, index) = (read_log_id.committed_leader_id().term, read_log_id.index());
     let has_applied = |metrics: &RaftMetrics| {
@@ -268,6 +294,9 @@ async fn ask(
     match wait.metrics(is_over, "a permission to read").await {
         Ok(metrics) if has_applied(&metrics) => {
             served_term.fetch_max(term, Ordering::Release);
+            if let Some(base) = next_base {
+                machine_sleep.set_base(base);
+            }
             Ok(())
         }
         Ok(_) => Err(ReadError::NotLeader),

@@ -6,6 +6,7 @@ mod heard;
 mod inbound;
 mod lasting;
 mod lease;
+mod machine_sleep;
 mod membership;
 mod proposal;
 mod purge;
@@ -40,7 +41,7 @@ pub use purge::{LOG_BYTES_MAX, PurgeError};
 pub use state::GroupState;
 pub use transfer::TransferError;
 
-use crate::log::LogStore;
+use crate::log::{Backlog, LogStore};
 use crate::machine::{
     Holds, Machine, PositionBuilder, Shared, SnapshotData, StateMachine, Strides, Users,
 };
@@ -65,13 +66,15 @@ type RaftState = openraft::RaftState<TypeConfig>;
 /// The log has to hold all entries after the position of the state machine, or be empty. A state machine without a membership
 /// makes a peer that waits for a leader.
 ///
-/// A restarted peer takes part in no election for a little longer than [`Timing::election_timeout_max_ms`] after its start.
+/// A restarted peer takes part in no election for a little longer than [`Timing::election_timeout_max_ms`] after its start, or than
+/// what that was before it.
 #[derive(Clone)]
 pub struct Group {
     raft: Raft,
     runtime: Handle,
     machine: Arc<dyn StateMachine>,
     lease: Arc<Lease>,
+    backlog: Backlog,
     quarantine: Quarantine,
     _release: Arc<Release>,
     shared: Shared,
@@ -123,6 +126,22 @@ pub enum StartError {
         /// The term of the last entry that was applied.
         term: u64,
     },
+    /// The log goes on beyond what was applied, with entries of an earlier term. So it has another entry in the place of the last one that
+    /// was applied.
+    #[error(
+        "the log of the group contradicts its state: the log ends with entry {last_index} of term {last_term}, and the state machine has \
+         applied entry {index} of term {term}"
+    )]
+    LogContradicts {
+        /// The last entry of the log.
+        last_index: u64,
+        /// Its term.
+        last_term: u64,
+        /// The last entry that was applied.
+        index: u64,
+        /// Its term.
+        term: u64,
+    },
     /// The log does not have what the state machine needs next.
     #[error(
         "the log of the group is purged up to index {purged_index}, and the state machine has applied entries up to index {index}"
@@ -165,12 +184,16 @@ pub struct Ended {
 impl Group {
     /// Starts a peer on its log and its state machine, with a way to the other peers.
     ///
+    /// `promised_ms` is the longest [`Timing::election_timeout_max_ms`] by which the peer may have promised something to a leader before
+    /// it started. 0: not longer than that of `timing`.
+    ///
     /// # Errors
     ///
     /// See [`StartError`].
     pub async fn start<Network>(
         peer_id: u64,
         timing: Timing,
+        promised_ms: u64,
         mut log: LogStore,
         machine: Arc<dyn StateMachine>,
         network: Network,
@@ -210,16 +233,19 @@ impl Group {
         );
         let config = Arc::new(timing.config());
         let slow_streams = SlowStreams::default();
+        let backlog = log.backlog();
         let network = EndingStreams {
             network,
             streams: slow_streams.clone(),
         };
         let raft = Raft::build(peer_id, config, network, log, adapter).await;
         let raft = raft.map_err(StartError::failed)?;
-        let quarantine = Quarantine::begin(&timing, vote.is_some(), is_sole_voter);
+        let promised = timing.or_longer(promised_ms);
+        let quarantine = Quarantine::begin(&promised, vote.is_some(), is_sole_voter);
         raft.run();
         Ok(Self {
             lease: Arc::new(lease),
+            backlog,
             quarantine,
             _release: Arc::new(quarantine.release(raft.clone())),
             raft,
@@ -280,7 +306,8 @@ impl Group {
     /// Proposes a payload. `complete` is called once, with the state machine's answer or with what is known instead. It runs
     /// here or on a task of the group, and must neither block nor panic.
     ///
-    /// A group that has ended refuses at once. So a `complete` that always proposes again would recurse without end.
+    /// A group that has ended, or whose log is far behind, refuses at once. So a `complete` that always proposes again would recurse without
+    /// end.
     ///
     /// It never waits. Proposals are in the log in the order of these calls, as long as openraft's queue has room for them.
     pub fn propose(
@@ -303,6 +330,9 @@ impl Group {
         let running = self.raft.metrics().borrow_watched().running_state.clone();
         if let Err(fatal) = running {
             return proposal.refused(fatal.to_string());
+        }
+        if self.backlog.is_full() {
+            return proposal.refused("too much waits to be written to the Raft log".to_owned());
         }
         let raft = self.raft.clone();
         let queued = self.lasting(async move {
@@ -408,6 +438,9 @@ impl Group {
 
 /// Whether a log and a state machine can belong together. A log that ends before the position is fine: a crash may leave
 /// less of the log than of the state, and the missing entries have been applied.
+///
+/// The entry at the position need not be read. A log whose last entry has the term of the position, or a later one, has the same entry there
+/// as all logs of the group, since that entry was committed.
 fn check_start(
     vote: Option<Vote>,
     last: Option<LogId>,
@@ -432,6 +465,17 @@ fn check_start(
     if vote_term < term {
         return Err(StartError::LogOutdated { vote_term, term });
     }
+    if let Some(last) = last
+        && last.leader_id.term < term
+        && last.index >= index
+    {
+        return Err(StartError::LogContradicts {
+            last_index: last.index,
+            last_term: last.leader_id.term,
+            index,
+            term,
+        });
+    }
     match purged {
         Some(purged) if purged.index > index => Err(StartError::LogPurged {
             purged_index: purged.index,
@@ -448,6 +492,7 @@ impl StartError {
             Self::LogMissing { .. }
             | Self::StateMissing { .. }
             | Self::LogOutdated { .. }
+            | Self::LogContradicts { .. }
             | Self::LogPurged { .. } => true,
             Self::Timing(_) | Self::Failed { .. } => false,
         }

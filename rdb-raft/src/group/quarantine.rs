@@ -2,7 +2,8 @@
 //!
 //! A follower that acknowledges its leader promises to elect nobody else for a lease. openraft keeps that promise in memory
 //! only: a restarted voter would vote at once, while the leader still counts on it and permits reads. So a voter that may
-//! have promised something before it started refuses votes, and does not campaign, until any such lease is over.
+//! have promised something before it started refuses votes, and does not campaign, until any such lease is over. The lease is that of
+//! the intervals by which it promised. They may have been longer than those of this start.
 //!
 //! - A peer that has never voted has never acknowledged anybody.
 //! - A leader that hands its leadership over releases its followers from their promise.
@@ -25,13 +26,13 @@ pub(super) struct Quarantine {
 }
 
 impl Quarantine {
-    /// The quarantine of a peer that starts now. A sole voter that has never voted does not campaign by the clock either: it
-    /// is told to campaign, and two campaigns at once would cost a term.
-    pub(super) fn begin(timing: &Timing, has_voted: bool, is_sole_voter: bool) -> Self {
+    /// The quarantine of a peer that starts now, and may have promised something by these intervals. A sole voter that has never voted
+    /// does not campaign by the clock either: it is told to campaign, and two campaigns at once would cost a term.
+    pub(super) fn begin(promised: &Timing, has_voted: bool, is_sole_voter: bool) -> Self {
         let now = Instant::now();
         let is_kept = !Mutant::VoteAtOnce.is_on();
         let over = if is_kept {
-            now + timing.quarantine()
+            now + promised.quarantine()
         } else {
             now
         };

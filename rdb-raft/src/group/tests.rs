@@ -101,7 +101,7 @@ async fn start_with(timing: Timing, machine: &Arc<Counting>) -> (LogWriter, Grou
     let writer = LogWriter::start(Arc::<MemoryDevice>::default()).unwrap();
     let log = writer.open_group(1).unwrap();
     let machine = Arc::clone(machine) as _;
-    let group = Group::start(1, timing, log, machine, Alone).await;
+    let group = Group::start(1, timing, 0, log, machine, Alone).await;
     (writer, group.unwrap())
 }
 
@@ -188,7 +188,14 @@ async fn a_snapshot_is_installed_only_after_what_contradicts_it_is_durably_gone(
     let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
     let log = writer.open_group(1).unwrap();
     let machine = Counting::new();
-    let group = Group::start(1, Timing::default(), log, Arc::clone(&machine) as _, Alone);
+    let group = Group::start(
+        1,
+        Timing::default(),
+        0,
+        log,
+        Arc::clone(&machine) as _,
+        Alone,
+    );
     let group = group.await.unwrap();
     let leader = |term| Vote::new_committed(term, 2);
     let entries = (1..=9).map(|index| Entry {

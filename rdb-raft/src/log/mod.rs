@@ -51,6 +51,9 @@ pub use device::{LogDevice, Visit};
 pub use health::LogHealth;
 pub use memory_device::MemoryDevice;
 pub use reader::LogReader;
-pub(crate) use store::Barrier;
 pub use store::LogStore;
+pub(crate) use store::{Backlog, Barrier};
 pub use writer::LogWriter;
+
+/// Most bytes of changes of all groups that wait for the device while groups take proposals.
+const UNWRITTEN_BYTES_MAX: usize = 64 << 20;

@@ -11,7 +11,7 @@ use super::group_log::GroupLog;
 use super::health::stopped;
 use super::job::{Flushed, Job};
 use super::queue::Queue;
-use super::{LogDevice, LogReader};
+use super::{LogDevice, LogReader, UNWRITTEN_BYTES_MAX};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 /// The log of one group, and the only one that changes it.
@@ -62,9 +62,25 @@ impl LogStore {
         Barrier(Arc::clone(&self.queue))
     }
 
+    /// What the writer has not written yet, of all logs.
+    pub(crate) fn backlog(&self) -> Backlog {
+        Backlog(Arc::clone(&self.queue))
+    }
+
     /// A reader of this log. It sees every change at once.
     pub fn reader(&self) -> LogReader {
         LogReader::new(Arc::clone(&self.log), Arc::clone(&self.device))
+    }
+}
+
+/// What the writer of all logs has not written yet.
+#[derive(Clone)]
+pub(crate) struct Backlog(Arc<Queue>);
+
+impl Backlog {
+    /// Whether it is so much that no group should propose anything more.
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.unwritten_bytes() > UNWRITTEN_BYTES_MAX
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -36,6 +37,9 @@ struct Shared {
     device: Arc<dyn LogDevice>,
     health: watch::Sender<LogHealth>,
     figures: Arc<LogFigures>,
+    started: Instant,
+    /// When the write that is under way began, in milliseconds after `started`, and one more. 0: none is. Relaxed: it stands for itself.
+    write_began_ms: AtomicU64,
 }
 
 impl LogWriter {
@@ -51,6 +55,8 @@ impl LogWriter {
             device,
             health: watch::Sender::new(LogHealth::Healthy),
             figures,
+            started: Instant::now(),
+            write_began_ms: AtomicU64::new(0),
         });
         let worker = Worker {
             shared: Arc::clone(&shared),
@@ -135,6 +141,18 @@ impl LogWriter {
         self.shared.health.subscribe()
     }
 
+    /// How long the write and sync that is under way has taken by now. Zero: none is.
+    pub(crate) fn writes_for(&self) -> Duration {
+        let shared = &self.shared;
+        match shared.write_began_ms.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            began_ms => shared
+                .started
+                .elapsed()
+                .saturating_sub(Duration::from_millis(began_ms - 1)),
+        }
+    }
+
     /// What it counts.
     pub(crate) fn figures(&self) -> &Arc<LogFigures> {
         &self.shared.figures
@@ -158,15 +176,23 @@ impl Drop for LogWriter {
 }
 
 impl Shared {
-    /// Notes a batch of jobs that was written.
-    fn note(&self, jobs: &[Job], took: Duration) {
+    /// Writes and syncs a batch. [`LogWriter::writes_for`] tells for how long.
+    fn write(&self, batch: &Batch, sync: bool, began: Instant) -> io::Result<()> {
+        let began_ms = began.saturating_duration_since(self.started).as_millis() as u64;
+        self.write_began_ms.store(began_ms + 1, Ordering::Relaxed);
+        let written = self.device.write(batch, sync);
+        self.write_began_ms.store(0, Ordering::Relaxed);
+        written
+    }
+
+    /// Notes a batch of jobs that was written, of so many bytes.
+    fn note(&self, jobs: &[Job], bytes: usize, took: Duration) {
         let figures = &self.figures;
         figures.commit_durations.note(took);
         let entries = jobs.iter().map(Job::entry_count).sum();
         if entries > 0 {
             figures.commit_entries.note_size(entries);
         }
-        let bytes: usize = jobs.iter().map(Job::bytes).sum();
         figures.bytes.add(bytes as u64);
     }
 
@@ -239,11 +265,13 @@ impl Worker {
         }
         let sync = !Mutant::AcknowledgeBeforeSync.is_on();
         let began = Instant::now();
-        let written = self.shared.device.write(&self.batch, sync);
+        let written = self.shared.write(&self.batch, sync, began);
         let took = began.elapsed();
         let written = written.map_err(|error| error.to_string());
+        let bytes = jobs.iter().map(Job::bytes).sum();
+        self.shared.queue.note_done(bytes);
         match &written {
-            Ok(()) => self.shared.note(&jobs, took),
+            Ok(()) => self.shared.note(&jobs, bytes, took),
             Err(cause) => self.shared.stop(cause.clone()),
         }
         for job in jobs.into_iter().rev() {
@@ -266,7 +294,6 @@ impl Drop for EndOfWriting<'_> {
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
-    use std::sync::atomic::Ordering;
 
     use futures::FutureExt;
     use openraft::LogState;
@@ -303,6 +330,24 @@ mod tests {
         assert!(writer.groups().unwrap().is_empty());
         let mut store = writer.open_group(1).unwrap();
         assert_eq!(store.get_log_state().await.unwrap(), LogState::default());
+    }
+
+    #[tokio::test]
+    async fn it_is_seen_for_how_long_a_write_has_not_ended() {
+        let device = Arc::<HeldDevice>::default();
+        let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
+        let mut store = writer.open_group(1).unwrap();
+        assert_eq!(writer.writes_for(), Duration::ZERO);
+        let vote = Vote::new(1, 1);
+        let lock = device.lock.lock().unwrap();
+        let mut voting = pin!(store.save_vote(&vote));
+        assert!(voting.as_mut().now_or_never().is_none());
+        while writer.writes_for() < Duration::from_millis(20) {
+            thread::yield_now();
+        }
+        drop(lock);
+        voting.await.unwrap();
+        assert_eq!(writer.writes_for(), Duration::ZERO);
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ use tonic_prost::ProstCodec;
 use crate::calling::{Calling, entries, hello, is_appended, item, refusal, served, served_with};
 use crate::device::TestDevice;
 use crate::snapshots::LONG;
+use crate::standstill::Standstill;
 use crate::stores::Stores;
 use crate::voters::{GUARD, wait_until};
 
@@ -98,22 +99,6 @@ async fn a_stream_of_garbage_is_refused_and_others_are_served() {
     let appended = calling.ask(vec![item(1, 0, entries(0, &["a"]))]).await;
     assert!(is_appended(&appended[0]));
     store.stop().await;
-}
-
-/// Opens the device again, also when a test fails: the thread of the log would never end.
-struct Standstill(Arc<TestDevice>);
-
-impl Standstill {
-    fn of(device: &Arc<TestDevice>) -> Self {
-        device.writes.close();
-        Self(Arc::clone(device))
-    }
-}
-
-impl Drop for Standstill {
-    fn drop(&mut self) {
-        self.0.writes.open();
-    }
 }
 
 /// Sessions that nobody waits for have tasks, and openraft has their entries.

@@ -7,6 +7,7 @@ use futures::future::join_all;
 use openraft::raft::VoteRequest;
 use rdb_raft::group::{Group, LeadError, ReadError, TransferError, VoteError};
 use rdb_raft::log::MemoryDevice;
+use rdb_raft::simulation::oversleep;
 use rdb_raft::{Timing, Vote};
 use tokio::time::{sleep, timeout};
 
@@ -172,6 +173,27 @@ async fn a_voter_that_has_died_within_the_lease_deposes_no_leader() {
     wait_until("the third leads", || third.leads()).await;
 }
 
+#[tokio::test]
+async fn a_leader_whose_machine_has_slept_permits_reads_once_a_quorum_has_answered_anew() {
+    let network = Network::<Group>::default();
+    let [leader, _second, _third] = Voter::three(LONG_LEASE, &network).await;
+    leader.lead().await;
+    assert!(leader.group.try_permit_read());
+    oversleep(1000);
+    assert!(!leader.group.try_permit_read());
+    leader.group.permit_read().await.unwrap();
+    assert!(leader.group.try_permit_read());
+
+    network.cut(1, 2);
+    network.cut(1, 3);
+    assert!(leader.group.try_permit_read(), "its lease is long");
+    oversleep(1000);
+    assert!(!leader.group.try_permit_read());
+    let refused = leader.group.permit_read().await;
+    assert_eq!(refused, Err(ReadError::NoQuorum));
+    assert!(!leader.group.try_permit_read());
+}
+
 /// As a store does that ends, and does not care who leads then.
 #[tokio::test]
 async fn who_leads_next_is_alive_even_if_another_log_is_more_complete() {
@@ -322,6 +344,23 @@ async fn leadership_is_handed_over_to_another_voter_only() {
 
 #[tokio::test]
 async fn a_voter_that_starts_again_elects_nobody_while_its_leader_may_count_on_it() {
+    starts_again_and_elects_nobody(LONG).await;
+}
+
+/// By which no promise is kept for long.
+const BRIEF: Timing = Timing {
+    heartbeat_ms: 10,
+    election_timeout_min_ms: 30,
+    election_timeout_max_ms: 31,
+};
+
+#[tokio::test]
+async fn a_voter_that_starts_again_with_a_shorter_timeout_keeps_what_it_has_promised_by_the_longer()
+{
+    starts_again_and_elects_nobody(BRIEF).await;
+}
+
+async fn starts_again_and_elects_nobody(again: Timing) {
     let network = Network::<Group>::default();
     let [leader, second, third] = Voter::three(LONG, &network).await;
     leader.lead().await;
@@ -332,7 +371,11 @@ async fn a_voter_that_starts_again_elects_nobody_while_its_leader_may_count_on_i
     // The leader counts on what the second has acknowledged. The second starts again and does not hear of it.
     network.cut(1, 2);
     network.cut(1, 3);
-    let second = second.kill_and_start(LONG, &network).await;
+    let pre_votes = network.pre_votes();
+    let second = second.kill_and_start(again, &network).await;
+    // Several times as long as it would keep a promise that it has made by the brief ones.
+    sleep(Duration::from_millis(10 * BRIEF.election_timeout_max_ms)).await;
+    assert_eq!(network.pre_votes(), pre_votes, "nobody campaigns");
     let term = leader.group.leader().term + 1;
     let mut request = VoteRequest::new(Vote::new(term, 3), Some(log_id(term - 1, 9)));
     let refused = Err(VoteError::Quarantined);

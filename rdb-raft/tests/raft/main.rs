@@ -29,6 +29,7 @@ mod membership;
 mod node;
 mod one_voter;
 mod snapshots;
+mod standstill;
 mod suite;
 mod three_voters;
 mod transport;

@@ -26,7 +26,7 @@ use crate::voters::{GUARD, wait_until};
 async fn start(device: Arc<dyn LogDevice>, payloads: Arc<Payloads>) -> (LogWriter, Group) {
     let writer = LogWriter::start(device).unwrap();
     let log = writer.open_group(1).unwrap();
-    let group = Group::start(1, Timing::default(), log, payloads, Alone).await;
+    let group = Group::start(1, Timing::default(), 0, log, payloads, Alone).await;
     (writer, group.unwrap())
 }
 
@@ -196,7 +196,7 @@ async fn the_log_of_a_group_with_a_learner_is_kept() {
 async fn refused(device: MemoryDevice, payloads: Arc<Payloads>) -> StartError {
     let writer = LogWriter::start(Arc::new(device)).unwrap();
     let log = writer.open_group(1).unwrap();
-    let started = Group::start(1, Timing::default(), log, payloads, Alone).await;
+    let started = Group::start(1, Timing::default(), 0, log, payloads, Alone).await;
     started.map(drop).unwrap_err()
 }
 
@@ -231,6 +231,30 @@ async fn a_log_that_is_older_than_the_state_does_not_start() {
         term: 2,
     };
     assert_eq!(refused(device, peer.payloads.after_crash()).await, outdated);
+}
+
+#[tokio::test]
+async fn a_log_with_another_entry_in_the_place_of_the_last_applied_one_does_not_start() {
+    let peer = Peer::first().await;
+    let device = peer.device.after_power_cut(usize::MAX);
+    let applied = Peer::start(device, Payloads::bootstrapped([1])).await;
+    applied.payloads.flush().unwrap();
+    for payload in [b"a", b"b"] {
+        peer.propose(payload).outcome().await.unwrap();
+    }
+    let device = Arc::new(peer.device.after_power_cut(usize::MAX));
+    let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
+    let mut log = writer.open_group(1).unwrap();
+    log.save_vote(&Vote::new(2, 1)).await.unwrap();
+    let device = device.after_power_cut(usize::MAX);
+    let contradicts = StartError::LogContradicts {
+        last_index: 3,
+        last_term: 1,
+        index: 2,
+        term: 2,
+    };
+    let state = applied.payloads.after_crash();
+    assert_eq!(refused(device, state).await, contradicts);
 }
 
 #[tokio::test]
@@ -384,7 +408,9 @@ async fn start_held_up(payloads: &Arc<Payloads>) -> (LogWriter, Group) {
     let writer = LogWriter::start(Arc::<MemoryDevice>::default()).unwrap();
     let log = writer.open_group(1).unwrap();
     let machine = Arc::clone(payloads) as _;
-    let group = Group::start(1, timing, log, machine, Alone).await.unwrap();
+    let group = Group::start(1, timing, 0, log, machine, Alone)
+        .await
+        .unwrap();
     let mut leads = Box::pin(group.lead_alone());
     let waiting = wait_until("it leads", || group.leader().peer_id == Some(1));
     select(&mut leads, pin!(waiting)).await;

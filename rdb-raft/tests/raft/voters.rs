@@ -22,6 +22,7 @@ pub(crate) struct Voter {
     pub(crate) peer_id: u64,
     pub(crate) group: Group,
     pub(crate) payloads: Arc<Payloads>,
+    timing: Timing,
     device: Arc<MemoryDevice>,
     _writer: LogWriter,
 }
@@ -34,17 +35,31 @@ impl Voter {
         device: MemoryDevice,
         payloads: Arc<Payloads>,
     ) -> Self {
+        Self::start_after(0, peer_id, timing, network, device, payloads).await
+    }
+
+    /// The same for one that may have promised something by another longest election timeout.
+    async fn start_after(
+        promised_ms: u64,
+        peer_id: u64,
+        timing: Timing,
+        network: &Network<Group>,
+        device: MemoryDevice,
+        payloads: Arc<Payloads>,
+    ) -> Self {
         let device = Arc::new(device);
         let writer = LogWriter::start(Arc::clone(&device) as Arc<dyn LogDevice>).unwrap();
         let log = writer.open_group(1).unwrap();
         let machine = Arc::clone(&payloads) as _;
-        let group = Group::start(peer_id, timing, log, machine, network.of(peer_id)).await;
+        let network_of = network.of(peer_id);
+        let group = Group::start(peer_id, timing, promised_ms, log, machine, network_of).await;
         let group = group.unwrap();
         network.join(peer_id, group.clone());
         Self {
             peer_id,
             group,
             payloads,
+            timing,
             device,
             _writer: writer,
         }
@@ -69,7 +84,8 @@ impl Voter {
         self.group.shut_down().await;
         let device = self.device.after_power_cut(usize::MAX);
         let payloads = self.payloads.after_crash();
-        Self::start(self.peer_id, timing, network, device, payloads).await
+        let promised_ms = self.timing.election_timeout_max_ms;
+        Self::start_after(promised_ms, self.peer_id, timing, network, device, payloads).await
     }
 
     /// Campaigns as if a leader of an earlier term had handed its leadership over, and waits until this peer leads and has

@@ -48,8 +48,8 @@ pub(super) fn write_to(
     )?;
     exposition.gauge(
         "flaredb_raft_log_queue_bytes",
-        "About how many bytes of changes wait for the thread that writes the Raft log.",
-        log.queued_bytes.load(Relaxed) as f64,
+        "About how many bytes of changes of the Raft log wait to be written or are being written.",
+        log.unwritten_bytes.load(Relaxed) as f64,
     )?;
     exposition.histogram(
         "flaredb_raft_log_sync_duration_seconds",

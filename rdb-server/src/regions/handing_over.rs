@@ -1,13 +1,15 @@
-//! Regions whose leadership this store hands over, because it ends, cannot write, or refuses all calls for lack of rights.
+//! Regions whose leadership this store hands over, because it ends, cannot write, or refuses all calls for lack of rights. A store cannot
+//! write if its disk has failed, and also if the log waits too long for its disk.
 //!
-//! A store without rights, or with old ones, also refuses what other stores send, and gives no votes. So it hands a region over only if the
-//! peers that answer it are a quorum without it. That is not so when too many stores of the group are in the same state.
+//! A store without rights, or with old ones, also refuses what other stores send, and gives no votes. One whose log waits cannot note a vote.
+//! So it hands a region over only if the peers that answer it are a quorum without it. That is not so when too many stores of the group
+//! are in the same state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{join, join_all};
+use futures::future::{join_all, join3};
 use rdb_raft::group::{GroupState, TransferError};
 use rdb_raft::log::LogHealth;
 use rdb_storage::WriteHealth;
@@ -27,10 +29,12 @@ const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 const HAND_OVER_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Regions {
-    /// Refuses writes that wait for a quorum that is gone, and hands over what this store leads and cannot serve.
+    /// Refuses writes that wait for a quorum that is gone, hands over what this store leads and cannot serve, and forgets what it has
+    /// promised before its start when that is over.
     pub(crate) async fn keep(&self, rights: &RightsCopy) {
         // Handing over waits for others.
-        join(self.refuse_stalled(), self.hand_over_unserved(rights)).await;
+        let handing_over = self.hand_over_unserved(rights);
+        join3(self.refuse_stalled(), handing_over, self.forget_promises()).await;
     }
 
     async fn refuse_stalled(&self) {
@@ -55,11 +59,19 @@ impl Regions {
             };
             let handing_over = cannot_write.into_iter().map(|id| self.hand_over_one(id));
             join_all(handing_over).await;
-            if rights.refuses() {
+            if rights.refuses() || self.log_stands_still() {
                 let ids = self.group_ids().into_iter();
-                join_all(ids.map(|id| self.hand_over_without_vote(id))).await;
+                let handing_over = join_all(ids.map(|id| self.hand_over_without_vote(id)));
+                // A group answers nothing while it waits for the log to note the vote for its successor.
+                let _ = timeout(self.leaderless_after(), handing_over).await;
             }
         }
+    }
+
+    /// Whether the present write of the log takes longer than the longest election timeout.
+    fn log_stands_still(&self) -> bool {
+        let timeout_ms = self.node.timing().election_timeout_max_ms;
+        self.node.log_writes_for() > Duration::from_millis(timeout_ms)
     }
 
     /// Hands all regions that this store leads over to others, and waits a little for that.

@@ -41,13 +41,14 @@ use rdb_storage::{Durability, LogDatabase, Storage};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use crate::addresses::Addresses;
 use crate::checks::Checks;
 use crate::error::ServerError;
 use crate::region::Proposer;
 use crate::router::{Membership, Router};
-use crate::starts::{open_starts, refuse_outdated};
+use crate::starts::{forget_longer_timeout, open_starts, promised_timeout_ms, refuse_outdated};
 pub(crate) use damage::Damage;
 use follow::Order;
 use replicas::Replicas;
@@ -100,21 +101,22 @@ impl Regions {
         log_bytes_max: u64,
         dialing: Dialing,
     ) -> Result<Self, ServerError> {
-        let of_log = storage.clone();
+        let (of_log, timeout_ms) = (storage.clone(), timing.election_timeout_max_ms);
         let opened = spawn_blocking(move || {
             let directory = of_log.directory();
             refuse_outdated(&directory)?;
             let addresses = Addresses::open(&directory);
             let starts = open_starts(&directory, of_log.identity().start());
-            Ok::<_, ServerError>((of_log.open_log()?, addresses, starts))
+            let log = of_log.open_log()?;
+            // A directory whose log is refused stays as it is.
+            let promised_ms = promised_timeout_ms(&directory, timeout_ms);
+            let promised_ms = promised_ms.map_err(ServerError::ElectionTimeout)?;
+            Ok::<_, ServerError>((log, addresses, starts, promised_ms))
         });
-        let (log, addresses, starts) = opened.await??;
+        let (log, addresses, starts, promised_ms) = opened.await??;
         let log = Arc::new(log);
-        let node = Arc::new(Node::start_keeping(
-            log_bytes_max,
-            timing,
-            Arc::clone(&log) as _,
-        )?);
+        let node = Node::start_keeping(log_bytes_max, timing, Arc::clone(&log) as _)?;
+        let node = Arc::new(node.after_promises(promised_ms));
         let (orders, ordered) = mpsc::channel(ORDERS_MAX);
         Ok(Self {
             checks: Arc::new(Checks::new(storage.clone())),
@@ -149,6 +151,13 @@ impl Regions {
     /// Which starts of stores are known.
     pub(crate) fn starts(&self) -> &Starts {
         &self.starts
+    }
+
+    /// Waits until what this store has promised before its start is over. The next start need not wait for that again.
+    async fn forget_promises(&self) {
+        sleep(self.node.promises_last()).await;
+        let timeout_ms = self.node.timing().election_timeout_max_ms;
+        forget_longer_timeout(self.storage.directory(), timeout_ms).await;
     }
 
     /// The checks of the regions.
