@@ -135,9 +135,6 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-    use std::thread;
-
     use openraft::storage::IOFlushed;
 
     use super::*;
@@ -179,23 +176,6 @@ mod tests {
         assert!(taken >= 2 * TAKE_BYTES_MAX, "they are not written yet");
         queue.note_done(taken);
         assert_eq!(queue.unwritten_bytes(), 0);
-    }
-
-    #[test]
-    fn a_scrape_reads_the_figures_without_the_lock_of_the_queue() {
-        let figures = Arc::<LogFigures>::default();
-        let queue = Queue::new(Arc::clone(&figures));
-        let _held = queue.state();
-        let (show, shown) = mpsc::channel();
-        thread::spawn(move || {
-            let unwritten = figures.unwritten_bytes.load(Relaxed);
-            let histograms = [&figures.commit_durations, &figures.commit_entries];
-            let counts = histograms.map(|histogram| histogram.snapshot().count());
-            show.send((unwritten, counts, figures.bytes.get()))
-        });
-        // Far above what a busy machine needs.
-        let shown = shown.recv_timeout(Duration::from_secs(300));
-        assert_eq!(shown, Ok((0, [0, 0], 0)));
     }
 
     #[test]

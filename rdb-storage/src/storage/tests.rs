@@ -43,7 +43,9 @@ fn a_scrape_reads_the_figures_without_the_lock_of_the_writers_queue() {
     let (show, shown) = mpsc::channel();
     thread::spawn({
         let storage = storage.clone();
-        move || show.send(storage.figures())
+        move || {
+            let _ = show.send(storage.figures());
+        }
     });
     // Far above what a busy machine needs.
     let shown = shown.recv_timeout(Duration::from_secs(300)).unwrap();
