@@ -436,8 +436,8 @@ fn damage_of_all(cause: &str, regions: &Regions) -> Option<String> {
 fn left_out(unfinished: &BTreeMap<u64, UnfinishedInstall>) -> Option<String> {
     let (region_id, UnfinishedInstall { cause, .. }) = unfinished.first_key_value()?;
     Some(format!(
-        "region {region_id} is left out, since the install of its snapshot cannot be finished: {cause}; it is tried again every \
-         minute; if that does not help, remove its peer from this store"
+        "region {region_id} is left out, since the install of its snapshot cannot be finished: {cause}; restart to try again, or remove \
+         its peer from this store"
     ))
 }
 

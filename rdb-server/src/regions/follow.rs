@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::time::Duration;
 
-use futures::future::join5;
+use futures::future::join4;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use rdb_proto::pdpb::{HeldPeer, RegionStep};
 use rdb_raft::MissingPeer;
-use rdb_raft::group::GroupState;
 use rdb_storage::{Durability, RegionDescriptor, Storage};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::spawn_blocking;
@@ -29,9 +28,6 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Most replicas that wait for their first state at a time.
 const WAITING_MAX: usize = 64;
 
-/// How often an install that failed is tried again.
-const INSTALL_INTERVAL: Duration = Duration::from_secs(60);
-
 /// How often those that wait are looked at.
 const WAITING_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -49,8 +45,7 @@ impl Regions {
         let messages = self.follow_messages();
         let logs = self.follow_logs();
         let orders = self.follow_orders();
-        let installs = self.finish_installs();
-        join5(messages, logs, orders, self.end_silent(), installs).await;
+        join4(messages, logs, orders, self.end_silent()).await;
     }
 
     /// Notes what the placement driver asks for. It is done by [`follow`](Self::follow), unless much is waiting.
@@ -344,69 +339,6 @@ impl Regions {
                 _ => drop(self.replicas().ending.remove(&region_id)),
             }
         }
-    }
-
-    /// Tries again to install the snapshots that could not be installed, e.g. since the disk was full.
-    async fn finish_installs(&self) {
-        loop {
-            sleep(INSTALL_INTERVAL).await;
-            for region_id in self.storage.unfinished_installs().into_keys() {
-                if let Err(error) = self.finish_install(region_id).await {
-                    tracing::warn!(region_id, %error, "a region stays left out");
-                }
-            }
-        }
-    }
-
-    /// Installs the snapshot of a region that is left out, and opens its peer. Does nothing while a group of the region runs, which may get
-    /// another snapshot.
-    pub(super) async fn finish_install(&self, region_id: u64) -> Result<(), ServerError> {
-        let Some(&identity) = self.identity.get() else {
-            return Ok(());
-        };
-        let _opening = self.opening.lock().await;
-        let Some(region) = self.unfinished(region_id) else {
-            return Ok(());
-        };
-        if !self.is_left_out(&region).await {
-            return Ok(());
-        }
-        let storage = self.storage.clone();
-        spawn_blocking(move || storage.finish_install(region_id)).await??;
-        tracing::info!(region_id, "the install of a snapshot was finished");
-        let Some(peer_id) = self.own_peer(&region, identity.store_id).await? else {
-            return Ok(());
-        };
-        if self.open_peer(identity, region_id, peer_id).await? {
-            self.route(&self.replicas());
-        }
-        Ok(())
-    }
-
-    /// Whether no group of a region runs whose install is not finished. A group that the failed install has ended is taken out.
-    async fn is_left_out(&self, region: &RegionDescriptor) -> bool {
-        let region_id = region.id;
-        let states = self.node.states();
-        let has_ended = matches!(states.borrow().get(&region_id), Some(GroupState::Ended(_)));
-        {
-            let mut replicas = self.replicas();
-            let Some(open) = replicas.open.get(&region_id) else {
-                return replicas.unopened.contains_key(&region_id);
-            };
-            if !has_ended {
-                return false;
-            }
-            let held = HeldPeer {
-                region_id,
-                peer_id: open.peer_id,
-                conf_version: region.conf_version,
-            };
-            replicas.open.remove(&region_id);
-            replicas.unopened.insert(region_id, held);
-            self.route(&replicas);
-        }
-        self.node.end(region_id).await;
-        true
     }
 
     /// A region whose install is not finished, as of that.

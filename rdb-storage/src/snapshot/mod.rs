@@ -33,9 +33,8 @@
 //!
 //! An install may find the disk full, also when an open repeats it, and a file may be damaged or gone. Then the region is left out: it has
 //! no records, as if it had never been here, and [`Storage::unfinished_installs`](crate::Storage::unfinished_installs) says why. Mark and
-//! files stay. [`Storage::finish_install`](crate::Storage::finish_install), which `rdb-server` calls once a minute, and the next open try
-//! again. Another snapshot replaces the unfinished one, whose files are removed once the new mark is durable. Destroying the region ends
-//! the install, too.
+//! files stay, and the next open tries again. Another snapshot replaces the unfinished one, whose files are removed once the new mark is
+//! durable. Destroying the region ends the install, too.
 //!
 //! Its group must not be opened, and `rdb-raft` refuses to open a group that has a log and no state. The vote and the log are complete,
 //! but the state before the log's first entry is missing: the leader's next entries would be applied to nothing, and a peer cannot ask for

@@ -78,22 +78,10 @@ impl Storage {
     }
 
     /// The installs that could not be finished, by this process or, at the open, for the one before, by region. The regions are not stored,
-    /// and must not get groups with the logs that they have; the module `snapshot` says why. [`finish_install`](Self::finish_install) and the
-    /// next open try again, and another snapshot takes the place.
+    /// and must not get groups with the logs that they have; the module `snapshot` says why. The next open tries again, and another
+    /// snapshot takes the place.
     pub fn unfinished_installs(&self) -> BTreeMap<u64, UnfinishedInstall> {
         self.unfinished().clone()
-    }
-
-    /// Tries again to install the snapshot of a region that is left out. Nobody may receive another one for it meanwhile. Blocks.
-    ///
-    /// # Errors
-    ///
-    /// As [`ReceivedRegion::install`](crate::ReceivedRegion::install).
-    pub fn finish_install(&self, region_id: u64) -> Result<(), Error> {
-        match self.inner.engine.installing(region_id)? {
-            Some(installing) => self.install(&installing),
-            None => Ok(()),
-        }
     }
 
     /// The last peer of a region that was destroyed here. It must not come back, and neither must one with a lower id.

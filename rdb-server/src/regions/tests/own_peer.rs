@@ -1,7 +1,5 @@
 //! Which peer of a region a store has, and regions that are left out because that is not known or because they cannot be opened.
 
-use std::path::PathBuf;
-
 use super::*;
 use crate::region::first_state;
 
@@ -142,18 +140,9 @@ fn fail_to_install(storage: &Storage) {
         incoming.add(chunk).expect("it is the next one");
     }
     let received = incoming.complete().expect("it is complete");
-    let (files, away) = files(storage);
-    std::fs::rename(files, away).expect("they are there");
+    let files = storage.directory().join("snapshots");
+    std::fs::remove_dir_all(files).expect("they are there");
     received.install().expect_err("the files are gone");
-}
-
-/// Where the files of snapshots are, and where they are put out of reach.
-fn files(storage: &Storage) -> (PathBuf, PathBuf) {
-    let directory = storage.directory();
-    (
-        directory.join("snapshots"),
-        directory.with_extension("away"),
-    )
 }
 
 async fn with_unfinished_install() -> Fixture {
@@ -227,38 +216,6 @@ async fn a_region_whose_install_fails_while_the_store_runs_is_left_out_without_a
     regions.destroy(held(5)).await;
     assert_eq!(regions.report().count, 0);
     assert!(regions.storage.unfinished_installs().is_empty());
-}
-
-#[tokio::test]
-async fn an_install_that_has_failed_is_finished_as_soon_as_it_can_be() {
-    let fixture = with_unfinished_install().await;
-    let regions = &fixture.regions;
-    let finished = regions.finish_install(REGION).await;
-    finished.expect_err("the files are gone");
-    assert_eq!(regions.report().holds, [held(5)]);
-    let (files, away) = files(&regions.storage);
-    std::fs::rename(away, files).expect("they are there");
-    let finished = regions.finish_install(REGION).await;
-    finished.expect("the files are back");
-    assert!(regions.storage.unfinished_installs().is_empty());
-    assert!(fixture.is_stored().await);
-    assert!(regions.node.group(REGION).is_some());
-    assert!(regions.served().borrow().contains(&REGION));
-    assert_eq!(regions.report().count, 1);
-}
-
-/// A group that waits for its data may get it by another snapshot.
-#[tokio::test]
-async fn an_install_that_has_failed_is_not_finished_while_a_group_of_the_region_runs() {
-    let fixture = with_unfinished_install().await;
-    let regions = &fixture.regions;
-    fixture.is_asked_for(5).await;
-    let (files, away) = files(&regions.storage);
-    std::fs::rename(away, files).expect("they are there");
-    let finished = regions.finish_install(REGION).await;
-    finished.expect("nothing is done");
-    assert!(regions.storage.unfinished_installs().contains_key(&REGION));
-    assert!(!fixture.is_stored().await);
 }
 
 #[tokio::test]
