@@ -89,23 +89,6 @@ impl RegionMachine {
         }
     }
 
-    /// Refuses entries that are applied already. To apply them again could make this replica differ from the others for good: a swap may
-    /// succeed the second time, since a later entry has deleted its key.
-    fn check_is_later(&self, first: LogId) -> Result<(), ApplyError> {
-        let stored = self.storage.applied_position(self.region_id);
-        let Some(stored) = stored.map_err(|error| self.failed(error))? else {
-            return Ok(());
-        };
-        let stored = log_id::decode(&stored).map_err(|error| ApplyError::Refused(error.into()))?;
-        // This mutant applies what has no position yet.
-        if first.index > stored.index || Mutant::ApplyBeforeCommit.is_on() {
-            return Ok(());
-        }
-        let (first, stored) = (first.index, stored.index);
-        let cause = format!("entry {first} of the log came after entry {stored}");
-        Err(self.failed(Error::DataLoss { cause }))
-    }
-
     /// Applies entries in parts: each check ends one. If a part after the first is refused, the whole apply fails.
     fn apply_checks(
         &self,
@@ -146,9 +129,6 @@ impl StateMachine for RegionMachine {
             },
         };
         let began = Instant::now();
-        if let Some(first) = entries.first() {
-            self.check_is_later(first.entry.log_id)?;
-        }
         let outcomes = if may_block {
             self.apply_checks(&log_entries, options)?
         } else if log_entries.iter().any(is_check) {
@@ -324,7 +304,6 @@ fn is_check(entry: &LogEntry) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
     use std::time::Duration;
 
     use bytes::Bytes;
@@ -411,28 +390,6 @@ mod tests {
         let position = Some(LogId::new_term_index(1, 2));
         assert_eq!(next().into_inner::<LogId>(), position);
         assert_eq!(outcomes(next()), [Outcome::Done]);
-    }
-
-    #[test]
-    fn what_is_applied_is_not_applied_again() {
-        let (_directory, machine) = machine();
-        let (told, damage) = mpsc::channel();
-        let machine = machine.telling_damage(move |cause| {
-            let _ = told.send(cause.to_owned());
-        });
-        let entries = committed([put("one"), put("two")]);
-        machine.apply(&entries, true).expect("applied");
-        for may_block in [false, true] {
-            for again in [&entries[..], &entries[..1], &entries[1..]] {
-                let again = machine.apply(again, may_block);
-                assert!(matches!(again, Err(ApplyError::Refused(_))), "{again:?}");
-                damage.recv().expect("it is told");
-            }
-        }
-        assert_eq!(machine.storage.get_raw(b"k"), Ok(Some("two".into())));
-        let next = committed([put("one"), put("two"), put("three")]);
-        machine.apply(&next[2..], true).expect("applied");
-        assert_eq!(machine.storage.get_raw(b"k"), Ok(Some("three".into())));
     }
 
     #[tokio::test]

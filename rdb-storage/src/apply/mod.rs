@@ -48,7 +48,7 @@
 //! # What is left to the caller
 //!
 //! At most one thread applies entries to a region at a time. Positions are not compared: the caller must not apply an entry
-//! twice. `rdb-server` refuses a log that comes again.
+//! twice.
 
 mod install;
 mod overlay;
