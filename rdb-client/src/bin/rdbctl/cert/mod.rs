@@ -312,7 +312,7 @@ fn hosts_in(directory: &Path) -> Result<Vec<String>, Failure> {
 
 /// Whose the certificate of clients is that is there. A new one of another name would be another user's.
 fn client_in(directory: &Path) -> Result<String, Failure> {
-    let otherwise = "name the client with --client";
+    let otherwise = "name the client with --client; rights are given to a subject, so with another one it is another user";
     found_in(&directory.join(CLIENT), client_of, otherwise)
 }
 
