@@ -82,7 +82,7 @@ build() {
   # The metrics name it.
   local commit
   commit=$(git describe --always --dirty --exclude='*' --abbrev=12)
-  env "CARGO_TARGET_${host//-/_}_LINKER=$linker" "FLAREDB_COMMIT=$commit" \
+  env --unset=FLAREDB_WITHOUT_FIGURES "CARGO_TARGET_${host//-/_}_LINKER=$linker" "FLAREDB_COMMIT=$commit" \
     cargo build --release --target-dir "$target" "${RELEASE[@]}"
   bin_dir=$target/release
   is_built=yes

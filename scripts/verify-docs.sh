@@ -54,6 +54,7 @@ main() {
   session settings
   session alert_rules
   session own_ca
+  session several_machines
   session secured
   step 'every block is run or listed' every_block_has_its_place
   echo 'verify-docs: every block works'
@@ -136,6 +137,11 @@ alert_rules() {
 own_ca() {
   run 'openssl req -x509'
   openssl verify -CAfile ca.pem server.pem
+}
+
+several_machines() {
+  run 'rdbctl cert dev --host'
+  openssl verify -CAfile tls/ca.pem tls-store-1/server.pem
 }
 
 secured() {

@@ -45,6 +45,8 @@ main() {
 
 # The commands of docs/configuration.md.
 install_archive() {
+  # The configuration is written by this shell, and read by the users of the units.
+  umask 022
   install -m 755 bin/rdb-server bin/rdb-pd bin/rdbctl /usr/bin/
   install -d /etc/flaredb
   rdb-pd --print-config >/etc/flaredb/rdb-pd.toml

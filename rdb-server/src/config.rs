@@ -26,8 +26,9 @@ const DEFAULT_BLOCK_CACHE_MIB: usize = 256;
 const DEFAULT_WRITE_QUEUE_MIB: usize = 64;
 const DEFAULT_AUTH_STALE_MAX_S: u64 = 3600;
 
-/// The copy of the rights is renewed every two seconds, and a placement driver may be restarted meanwhile.
-const AUTH_STALE_MIN_S: u64 = 5;
+/// The age of the copy of the rights counts from the question that was answered, so a healthy store may have one that is some seconds old.
+/// It must not refuse calls then, nor when a placement driver is restarted meanwhile.
+pub(crate) const AUTH_STALE_MIN_S: u64 = 15;
 
 /// A year. If more than a day is needed, ask why the placement driver is away.
 const AUTH_STALE_MAX_S: u64 = 365 * 24 * 3600;
@@ -88,7 +89,7 @@ pub struct Config {
     pub auth_token_file: Option<PathBuf>,
 
     /// Where rights are enforced: for how many seconds this store goes on with the copy that it has, when no placement driver renews it.
-    /// Then it refuses all calls for keys, and calls of other stores, until one does. 5 or more.
+    /// Then it refuses all calls for keys, and calls of other stores, until one does. 15 or more.
     #[arg(
         long,
         env = "RDB_SERVER_AUTH_STALE_MAX_S",
@@ -373,7 +374,7 @@ mod tests {
             (&["--write-queue-mib", "15"], "--write-queue-mib"),
             (&["--bytes-in-flight-mib", "15"], "--bytes-in-flight-mib"),
             (&["--block-cache-mib", "99999999999"], "--block-cache-mib"),
-            (&["--auth-stale-max-s", "4"], "--auth-stale-max-s"),
+            (&["--auth-stale-max-s", "14"], "--auth-stale-max-s"),
             (
                 &["--auth-token-file", "/nonexistent/token"],
                 "--auth-token-file",

@@ -185,7 +185,7 @@ impl Placement {
                 self.placement_drivers.note_trouble(&cause);
             }
             if self.failure_line.take_turn(Instant::now()).is_some() {
-                let serving = *self.registered.borrow();
+                let serving = self.is_serving();
                 let what = "waiting for the placement driver to register this store";
                 if is_ordinary {
                     tracing::info!(%cause, serving, "{what}");
@@ -297,7 +297,8 @@ impl Placement {
             self.placement_drivers.note_trouble(&cause);
         }
         if self.failure_line.take_turn(Instant::now()).is_some() {
-            tracing::warn!(%cause, "the placement driver did not take the heartbeat; serving goes on");
+            let serving = self.is_serving();
+            tracing::warn!(%cause, serving, "the placement driver did not take the heartbeat");
         }
         Ok(None)
     }
@@ -389,6 +390,11 @@ impl Placement {
     fn note_taken_in(&mut self) {
         self.taken_in_at = Instant::now();
         self.placement_drivers.note_taken_in(self.current);
+    }
+
+    /// Whether calls for keys are served: there are regions, and it is known who may call.
+    fn is_serving(&self) -> bool {
+        *self.registered.borrow() && !self.rights.refuses()
     }
 
     /// Whether a failure is one that comes with each restart, of this store or of the placement driver, and is over soon.

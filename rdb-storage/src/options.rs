@@ -71,7 +71,8 @@ pub struct StorageOptions {
     /// Total size of write-ahead logs above which RocksDB flushes memtables, in bytes. Start-up replays up to that much. The
     /// same limit holds for what is applied without the write-ahead log, and is applied again after a start.
     pub wal_bytes_max: u64,
-    /// Most bytes of submissions that wait for the writer or are in its hand; above, a submission is refused as busy.
+    /// Most bytes of submissions that wait for the writer or are in its hand; above, a submission is refused as busy. Once there are
+    /// several regions, each gets at most half of what the others leave.
     pub write_queue_bytes_max: usize,
     /// Most bytes of submissions that the writer applies as one RocksDB batch.
     pub write_batch_bytes_max: usize,

@@ -7,8 +7,9 @@
 //! before. A request whose answer got lost is sent again. The timestamps of the lost answer are skipped; none are kept for
 //! later calls.
 //!
-//! An answer must name this client's cluster, and its timestamps must lie above all that had been given when its request was
-//! sent, and overlap with none that were given since. Otherwise all waiting calls end with an error.
+//! An answer must name this client's cluster. Its timestamps must lie above all that had been given when it came over the stream. Without
+//! a stream they must lie above all that had been given when its request was sent, and overlap with none that were given since. Otherwise
+//! all calls that wait for it end with an error.
 //!
 //! - `call`: one caller, from taking its seat to its timestamps or its deadline.
 //! - `round_timer`: one timer for all callers of a round.

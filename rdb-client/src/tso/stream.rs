@@ -209,7 +209,7 @@ impl Traffic for SharedRounds {
         let mut state = self.lock();
         // Answers come in the order of their requests, so each lies above all before it.
         let asked = state.rounds.asked().ok_or_else(unasked)?;
-        self.watermark.ask().raise(asked, &answer)?;
+        self.watermark.take_next(asked, &answer)?;
         let callers = state.rounds.answer(answer.first);
         let sleeper = state.wake();
         drop(state);

@@ -47,6 +47,18 @@ impl Watermark {
         }
     }
 
+    /// Takes in an answer with `count` timestamps that has to lie above all that were given before it came.
+    ///
+    /// # Errors
+    ///
+    /// As [`Asked::raise`].
+    pub(super) fn take_next(&self, count: u32, answer: &GetTsoResponse) -> Result<(), Error> {
+        let end = end_of(count, answer)?;
+        let mut given = self.lock();
+        let next = given.next;
+        given.take(next, answer.first, end)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Given> {
         // Nothing between lock and unlock panics.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -61,12 +73,15 @@ impl Asked<'_> {
     /// [`Error::Internal`] when it answers another request, or a timestamp of the answer had been given before. Nothing has
     /// happened then.
     pub(super) fn raise(&self, count: u32, answer: &GetTsoResponse) -> Result<(), Error> {
-        let first = answer.first;
-        let fitting = first.checked_add(count.into());
-        let fitting = fitting.filter(|_| answer.count == count);
-        let end = fitting.ok_or_else(unasked)?;
-        self.watermark.lock().take(self.mark, first, end)
+        let end = end_of(count, answer)?;
+        self.watermark.lock().take(self.mark, answer.first, end)
     }
+}
+
+/// Where the timestamps end of an answer to a request for `count`.
+fn end_of(count: u32, answer: &GetTsoResponse) -> Result<u64, Error> {
+    let end = answer.first.checked_add(count.into());
+    end.filter(|_| answer.count == count).ok_or_else(unasked)
 }
 
 impl Drop for Asked<'_> {
@@ -79,7 +94,10 @@ impl Given {
     /// Takes the timestamps from `first` up to `end`, for a request with this mark.
     fn take(&mut self, mark: u64, first: u64, end: u64) -> Result<(), Error> {
         if first >= self.next {
-            self.add_gap(self.next, first);
+            // No other answer can lie there unless its request is open.
+            if !self.open.is_empty() {
+                self.add_gap(self.next, first);
+            }
             self.next = end;
             return Ok(());
         }
@@ -180,6 +198,21 @@ mod tests {
         assert_eq!(raise(&asked[2], 5, 5), Ok(()));
         assert_eq!(raise(&asked[3], 0, 2), Ok(()));
         assert!(watermark.lock().gaps.is_empty(), "all was given");
+    }
+
+    #[test]
+    fn an_answer_of_a_stream_lies_above_all_and_leaves_what_is_below_to_open_requests() {
+        let watermark = Watermark::default();
+        let take = |first, count| watermark.take_next(count, &answer(first, count));
+        assert_eq!(take(5, 1), Ok(()));
+        assert!(watermark.lock().gaps.is_empty(), "no request is open");
+        let asked = watermark.ask();
+        assert_eq!(take(10, 1), Ok(()));
+        assert!(take(8, 1).is_err(), "it came later");
+        assert_eq!(raise(&asked, 8, 1), Ok(()));
+        drop(asked);
+        let given = watermark.lock();
+        assert!(given.gaps.is_empty() && given.open.is_empty(), "{given:?}");
     }
 
     #[test]

@@ -12,8 +12,8 @@ use crate::identities::unknown_token;
 use crate::requests::command;
 use crate::wire::{Answer, CommandStream, bearer};
 
-/// Much longer than between two renewals, and short enough to be waited for.
-const STALE_MAX_S: &str = "10";
+/// The smallest one.
+const STALE_MAX_S: &str = "15";
 
 /// What a store logs when it could not ask, and when it can again.
 const NOT_RENEWED: &str = "the copy of the rights is not renewed";

@@ -7,7 +7,7 @@
 //! - `RDB_FAULTS_SEED=N` repeats the choices of a run, but not the moments at which packets and threads meet.
 //! - `RDB_FAULTS_ROUNDS=N` is the long form: each run repeats its faults.
 //! - `RDB_FAULTS_TIMED=1` has runs fail whose clients had to wait for an answer for longer than a failover may take. It is for a machine
-//!   with nothing else to do. All runs print how long it was.
+//!   with nothing else to do, and there is one run at a time. All runs print how long it was.
 //! - `RDB_FAULTS_MUTANT=NAME` makes the stores break a promise; `scripts/mutants.sh` tries all.
 //! - A history that cannot be is written to a file, and checked again by `replay`.
 //!

@@ -1,7 +1,7 @@
 //! One run: stores, clients, and faults; at its end everything is checked.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -22,8 +22,9 @@ const SEED: &str = "RDB_FAULTS_SEED";
 /// Has a run fail whose clients were without an answer for too long. For a machine with nothing else to do.
 const TIMED: &str = "RDB_FAULTS_TIMED";
 
-/// Runs at a time: each has four processes, or five with a spare store.
-static PLACES: Semaphore = Semaphore::const_new(3);
+/// Runs at a time: each has four processes, or five with a spare store. One that is timed has the machine to itself.
+static PLACES: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(if is_timed() { 1 } else { 3 }));
 
 /// Fewer calls than this show nothing: in a run, and for each of its rounds, which waits for most of them anyway.
 const CALLS_MIN: u64 = 300;
@@ -158,7 +159,7 @@ impl Run {
         if let Some(verdict) = findings.verdict() {
             panic!("{verdict} in {name}, {SEED}={seed}:\n{findings}");
         }
-        if std::env::var_os(TIMED).is_some() && !setup.loses_majority {
+        if is_timed() && !setup.loses_majority {
             let failover = 3 * setup.election_timeout_max();
             assert!(reads <= failover, "no read was answered for {reads:?}");
             // All who write may wait for what a silent store has of them.
@@ -166,6 +167,10 @@ impl Run {
             assert!(writes <= failover, "no write was answered for {writes:?}");
         }
     }
+}
+
+fn is_timed() -> bool {
+    std::env::var_os(TIMED).is_some()
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -206,7 +206,7 @@ async fn first_admins_that_are_asked_for_at_once_are_one() {
     stop(pd, users).await;
 }
 
-/// The address that this machine has in its network, if it is in one.
+/// The address that this machine has where its default route leads, if it has one.
 fn own_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     // Nothing is sent: only the way to an address for documentation is looked up.
@@ -218,7 +218,7 @@ fn own_address() -> Option<IpAddr> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_admin_is_made_over_a_loopback_address_and_no_other() {
     let Some(own_address) = own_address() else {
-        return skipped("this machine is in no network");
+        return skipped("no default route leads out of this machine");
     };
     let directory = tempfile::tempdir().unwrap();
     let everywhere = |config: &mut Config| {

@@ -248,7 +248,7 @@ impl AuditLog {
         )?;
         exposition.gauge(
             "flaredb_audit_queue_limit_events",
-            "Waiting events from which on one is dropped. Refusals find no room from half of them on.",
+            "Waiting events from which on any is dropped. Writes are dropped from a little less on, and refusals from half of it on.",
             QUEUE_EVENTS_MAX as f64,
         )
     }

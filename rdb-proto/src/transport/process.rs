@@ -14,6 +14,7 @@ pub use self::shell::{ListenError, Ports, Shell, Telemetry};
 use super::limits::EXIT_TIMEOUT;
 pub use super::log_filter::LogFilter;
 use super::{Termination, service_manager};
+use crate::figures;
 
 /// What the help of a server says about its exit codes.
 pub const EXIT_CODES: &str = "Exit codes:
@@ -79,6 +80,11 @@ pub fn run<E: ProcessError>(
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    if figures::OFF {
+        tracing::warn!(
+            "this is a build for measurements, with FLAREDB_WITHOUT_FIGURES: most of its metrics stay at 0"
+        );
+    }
     match run_to_end(has_tls, process) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {

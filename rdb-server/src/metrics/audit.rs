@@ -4,7 +4,8 @@
 //! write of a message has its own, and those commands share one that are refused for the same reason ([`Denials`]): whoever sends thousands
 //! of them in a message writes no thousands of lines.
 //!
-//! The line of a batch has the first key, or the one that its caller had no right to. With `--audit-writes` it has each key, up to a bound.
+//! The line of a batch has the first key, or the one that its caller had no right to. With `--audit-writes`, that of one that came to its
+//! region has each key, up to a bound.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -139,8 +140,8 @@ impl AuditedCall {
     }
 
     pub(super) fn note_rejection(&mut self, rejection: &Rejection) {
-        if let (Rejection::Denied(_), Keys::Held(keys)) = (rejection, &mut self.keys) {
-            // Anybody can cause it without limit.
+        if let Keys::Held(keys) = &mut self.keys {
+            // Nobody knows whether its caller has the right to them, and anybody can cause that without limit.
             keys.each.clear();
         }
         if !matches!(rejection, Rejection::Routing(_)) {
@@ -404,19 +405,14 @@ mod tests {
             begun
         }
 
-        /// Ends a batch whose caller lacks the right to one key, or which has too many.
-        fn refuse_batch(&self, keys: &[Bytes], denied_key: Option<&Bytes>) {
-            let commands = &self.figures.commands;
-            let mut batch = commands.begin(Kind::RawBatchDelete, &self.call);
+        /// A batch that is about these keys.
+        fn begin_batch(&self, keys: &[Bytes]) -> Begun<'_> {
+            let mut batch = self
+                .figures
+                .commands
+                .begin(Kind::RawBatchDelete, &self.call);
             batch.note_keys(keys);
-            let rejection = match denied_key {
-                Some(key) => {
-                    batch.note_denied_key(key);
-                    denied()
-                }
-                None => Rejection::Fault(Fault::invalid_argument("keys", None, "too many")),
-            };
-            batch.end::<()>(Err(rejection)).expect_err("passed on");
+            batch
         }
 
         /// Command, count, hashes, outcome and cause of each line.
@@ -497,13 +493,15 @@ mod tests {
         range.note_range(&"key".into(), &"kez".into());
         range.note_region(1);
         assert!(range.end(Ok(())).is_ok());
-        audited.refuse_batch(&["key".into(), "kez".into()], None);
+        let mut batch = audited.begin_batch(&["key".into(), "kez".into()]);
+        batch.note_region(1);
+        assert!(batch.end(Ok(())).is_ok());
         let each = format!(r#"[{{"bytes":3,"hash":"{key}"}},{{"bytes":3,"hash":"{end}"}}]"#);
         assert_eq!(
             audited.end(),
             [
                 format!("raw_delete_range {key} {end} ok"),
-                format!("raw_batch_delete 2 {key} {each} invalid too many"),
+                format!("raw_batch_delete 2 {key} {each} ok"),
             ]
         );
     }
@@ -512,15 +510,36 @@ mod tests {
     fn a_batch_that_is_denied_has_the_key_that_is_to_blame_and_no_other() {
         for notes_writes in [false, true] {
             let audited = Audited::start(notes_writes);
-            let [_, denied] = hashes(&audited);
-            audited.refuse_batch(&["key".into(), "kez".into()], Some(&"kez".into()));
+            let [_, denied_key] = hashes(&audited);
+            let mut batch = audited.begin_batch(&["key".into(), "kez".into()]);
+            batch.note_denied_key(&"kez".into());
+            batch.end::<()>(Err(denied())).expect_err("passed on");
             assert_eq!(
                 audited.end(),
                 [format!(
-                    "raw_batch_delete 2 {denied} denied a right is missing"
+                    "raw_batch_delete 2 {denied_key} denied a right is missing"
                 )]
             );
         }
+    }
+
+    #[test]
+    fn a_batch_whose_caller_may_have_no_right_to_its_keys_has_only_the_first_one() {
+        let audited = Audited::start(true);
+        let [key, _] = hashes(&audited);
+        let invalid = Fault::invalid_argument("keys", None, "too many");
+        let busy = rdb_proto::error::busy(std::time::Duration::ZERO);
+        for rejection in [Rejection::Fault(invalid), Rejection::Routing(busy)] {
+            let batch = audited.begin_batch(&["key".into(), "kez".into()]);
+            batch.end::<()>(Err(rejection)).expect_err("passed on");
+        }
+        assert_eq!(
+            audited.end(),
+            [
+                format!("raw_batch_delete 2 {key} invalid too many"),
+                format!("raw_batch_delete 2 {key} busy"),
+            ]
+        );
     }
 
     #[test]
@@ -528,13 +547,13 @@ mod tests {
         let audited = Audited::start(true);
         let [key, _] = hashes(&audited);
         let count = EVENT_KEYS_MAX + 2;
-        audited.refuse_batch(&vec![Bytes::from("key"); count], None);
+        let mut batch = audited.begin_batch(&vec![Bytes::from("key"); count]);
+        batch.note_region(1);
+        assert!(batch.end(Ok(())).is_ok());
         let each = vec![format!(r#"{{"bytes":3,"hash":"{key}"}}"#); EVENT_KEYS_MAX].join(",");
         assert_eq!(
             audited.end(),
-            [format!(
-                "raw_batch_delete {count} {key} [{each}] 2 invalid too many"
-            )]
+            [format!("raw_batch_delete {count} {key} [{each}] 2 ok")]
         );
     }
 

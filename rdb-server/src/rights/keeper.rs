@@ -16,6 +16,7 @@ use tonic::{Code, Request, Status};
 
 use super::copy::{Trouble, TroubleKind};
 use super::{Mark, RightsCopy};
+use crate::config::AUTH_STALE_MIN_S;
 use crate::placement_drivers::{PlacementDrivers, refuses_identity};
 
 /// How often the copy is renewed.
@@ -34,6 +35,10 @@ const TAKES_EFFECT_MAX: Duration = Duration::from_secs(10);
 
 const _: () =
     assert!(3 * PATIENCE.as_millis() + 2 * INTERVAL.as_millis() <= TAKES_EFFECT_MAX.as_millis());
+
+/// The copy of a healthy store is never too old: it is renewed by two questions with a pause between them, and each may be asked twice, at
+/// first with a token that is not accepted.
+const _: () = assert!(4 * PATIENCE.as_secs() + INTERVAL.as_secs() < AUTH_STALE_MIN_S);
 
 /// Each so many times, all rights are asked for, whatever version is known: a placement driver may be another one than before without having
 /// been away for long, one with the data of a backup, and count other changes with the same numbers.

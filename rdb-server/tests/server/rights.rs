@@ -372,7 +372,7 @@ async fn a_right_that_is_revoked_is_refused_on_an_open_stream() {
 async fn a_copy_that_is_too_old_refuses_everything_until_it_is_renewed() {
     let setting = Setting::new().await;
     setting.enforce("own/");
-    let mut store = setting.store("store").with_flag("--auth-stale-max-s", "5");
+    let mut store = setting.store("store").with_flag("--auth-stale-max-s", "15");
     store.start_serving().await;
     store.wait_for_log(HOLD).await;
     setting.ada_gets(&store, Code::Ok).await;
@@ -383,7 +383,7 @@ async fn a_copy_that_is_too_old_refuses_everything_until_it_is_renewed() {
         refused.message().contains("--auth-stale-max-s"),
         "{refused:?}"
     );
-    says_in_health(&store, "older than --auth-stale-max-s, 5 s").await;
+    says_in_health(&store, "older than --auth-stale-max-s, 15 s").await;
     store
         .wait_for_log("the copy of the rights is not renewed")
         .await;
@@ -596,7 +596,7 @@ async fn rights_of_a_backup_count_though_they_have_a_version_that_is_known() {
 async fn a_store_that_refuses_everything_for_want_of_rights_has_others_lead() {
     let setting = Setting::new().await;
     setting.enforce("own/");
-    let mut first = setting.store("first").with_flag("--auth-stale-max-s", "5");
+    let mut first = setting.store("first").with_flag("--auth-stale-max-s", "15");
     first.start_serving().await;
     first.wait_for_log(HOLD).await;
     let (mut second, mut third) = (setting.store("second"), setting.store("third"));

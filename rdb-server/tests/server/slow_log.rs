@@ -154,6 +154,11 @@ async fn writes_that_wait_for_a_lost_majority_are_told_of_as_given_up_while_they
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wait_for_a_majority_is_in_the_time_of_a_commit_and_not_in_that_of_a_sync() {
+    found("a write gets its majority late", hold_a_majority_back).await;
+}
+
+/// `None`: the others were stopped for so long that one of them has campaigned, or that the leader has given up, and the write was lost.
+async fn hold_a_majority_back() -> Option<()> {
     const HELD: Duration = Duration::from_millis(300);
     let mut cluster = Cluster::prepare();
     cluster.store = cluster.store.with_status();
@@ -164,12 +169,12 @@ async fn the_wait_for_a_majority_is_in_the_time_of_a_commit_and_not_in_that_of_a
     let before = Metrics::of(&status).await;
     let channel = connect(&cluster.store.address()).await.expect("it listens");
     let write = tokio::spawn(async move { KvRawClient::new(channel).raw_put(put(1)).await });
-    let synced = found("it is proposed and on the disk of its store", async || {
+    let synced = found("it is on the disk of its store, or lost", async || {
         let metrics = Metrics::of(&status).await;
         let has_grown = |sample: &str| metrics.get(sample) > before.get(sample);
         let is_there = has_grown("flaredb_proposal_commands_count")
             && has_grown("flaredb_raft_log_sync_entries_count");
-        is_there.then_some(metrics)
+        (is_there || write.is_finished()).then_some(metrics)
     })
     .await;
     let commits = "flaredb_commit_duration_seconds_count";
@@ -180,13 +185,17 @@ async fn the_wait_for_a_majority_is_in_the_time_of_a_commit_and_not_in_that_of_a
     for store in &others {
         store.resume();
     }
-    let written = write.await.expect("no panic").expect("they agree");
-    assert_eq!(written.into_inner().region_error, None);
+    let written = write.await.expect("no panic");
+    if !matches!(&written, Ok(written) if written.get_ref().region_error.is_none()) {
+        println!("lost: {written:?}");
+        return None;
+    }
     let after = Metrics::of(&status).await;
     assert_eq!(after.get(commits) - before.get(commits), 1.0);
     let sum = "flaredb_commit_duration_seconds_sum";
     let committing = after.get(sum) - before.get(sum);
     assert!(committing >= held.as_secs_f64(), "{}", after.text);
+    Some(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::command::require;
 use crate::error::Error;
 
-/// All of the queue's room. Only shares refer to it, so that counting references counts them.
+/// All of the queue's room.
 #[derive(Debug)]
 struct Room {
     bytes_max: usize,
     /// Relaxed throughout: the count guards nothing but itself.
     taken_bytes: AtomicUsize,
+    /// How many shares of regions there are. Relaxed throughout, too.
+    regions: AtomicUsize,
 }
 
 /// What a region takes of the queue's room.
@@ -21,6 +23,8 @@ struct Room {
 #[derive(Debug)]
 pub struct WriteShare {
     room: Arc<Room>,
+    /// Whether it is counted among the shares of regions.
+    is_of_region: bool,
     /// What its submissions hold, and their parts of the messages that they came in. Relaxed: two that take room at the same time may
     /// count each other though one of them is refused.
     held_bytes: AtomicUsize,
@@ -37,20 +41,26 @@ pub struct WriteRoom {
 impl WriteShare {
     /// The share of all that belongs to no region, and the room of a new queue.
     pub(super) fn of_queue(bytes_max: usize) -> Arc<Self> {
-        Arc::new(Self::of_room(Arc::new(Room {
+        let room = Room {
             bytes_max,
             taken_bytes: AtomicUsize::new(0),
-        })))
+            regions: AtomicUsize::new(0),
+        };
+        Arc::new(Self {
+            room: Arc::new(room),
+            is_of_region: false,
+            held_bytes: AtomicUsize::new(0),
+        })
     }
 
     /// The share of a region in the same room.
     pub(super) fn of_region(&self) -> Arc<Self> {
-        Arc::new(Self::of_room(Arc::clone(&self.room)))
-    }
-
-    fn of_room(room: Arc<Room>) -> Self {
-        let held_bytes = AtomicUsize::new(0);
-        Self { room, held_bytes }
+        self.room.regions.fetch_add(1, Relaxed);
+        Arc::new(Self {
+            room: Arc::clone(&self.room),
+            is_of_region: true,
+            held_bytes: AtomicUsize::new(0),
+        })
     }
 
     /// How much room is taken, and how much there is, in bytes.
@@ -72,7 +82,7 @@ impl WriteShare {
             )
         })?;
         let held_before = self.held_bytes.fetch_add(held_bytes, Relaxed);
-        let left_free = if held_before > 0 && room.has_several_regions() {
+        let left_free = if held_before > 0 && room.regions.load(Relaxed) > 1 {
             held_before.saturating_add(held_bytes)
         } else {
             0
@@ -97,10 +107,11 @@ impl WriteShare {
     }
 }
 
-impl Room {
-    /// One share belongs to no region.
-    fn has_several_regions(self: &Arc<Self>) -> bool {
-        Arc::strong_count(self) > 2
+impl Drop for WriteShare {
+    fn drop(&mut self) {
+        if self.is_of_region {
+            self.room.regions.fetch_sub(1, Relaxed);
+        }
     }
 }
 
@@ -157,6 +168,7 @@ mod tests {
         drop(other.take(50, 50).unwrap());
 
         drop((other, third));
+        assert_eq!(queue.room.regions.load(Relaxed), 1);
         assert!(region.take(50, 50).is_ok());
     }
 }

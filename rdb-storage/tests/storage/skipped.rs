@@ -16,7 +16,7 @@ pub(crate) fn skipped(why: &str) {
     }
     assert!(
         env::var_os("RDB_REQUIRE_ALL_TESTS").is_none(),
-        "{line}; RDB_REQUIRE_ALL_TESTS is set: run as root, or unset it"
+        "{line}; RDB_REQUIRE_ALL_TESTS is set: give the test what it lacks, often root, or unset it"
     );
     println!("{line}");
 }

@@ -10,8 +10,9 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use x509_cert::Certificate;
+use x509_cert::der::asn1::Any;
 use x509_cert::der::oid::db::rfc4519::COMMON_NAME;
-use x509_cert::der::{self, Decode};
+use x509_cert::der::{self, Decode, Tag, Tagged};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
@@ -127,13 +128,23 @@ pub(super) fn client_of(pem: &str) -> Result<String, String> {
     let subject = first_of(pem)?.tbs_certificate.subject;
     let mut attributes = subject.0.iter().flat_map(|part| part.0.iter());
     let name = match (attributes.next(), attributes.next()) {
-        (Some(only), None) if only.oid == COMMON_NAME => str::from_utf8(only.value.value()).ok(),
+        (Some(only), None) if only.oid == COMMON_NAME => text_of(&only.value),
         _ => None,
     };
     let name = name.map(str::to_owned);
     name.ok_or_else(|| {
         format!("the subject of the certificate, {subject}, is not just a common name")
     })
+}
+
+/// Other kinds of text have other bytes than their characters.
+fn text_of(value: &Any) -> Option<&str> {
+    match value.tag() {
+        Tag::Utf8String | Tag::PrintableString | Tag::Ia5String => {
+            str::from_utf8(value.value()).ok()
+        }
+        _ => None,
+    }
 }
 
 fn first_of(pem: &str) -> Result<Certificate, String> {
@@ -180,4 +191,31 @@ fn valid(mut params: CertificateParams, validity: Duration) -> CertificateParams
 
 fn told(error: rcgen::Error) -> String {
     format!("no certificate can be made: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::DnValue;
+    use rcgen::string::{BmpString, PrintableString};
+
+    use super::*;
+
+    #[test]
+    fn a_common_name_is_taken_only_where_its_bytes_are_its_text() {
+        let taken = |name: DnValue| {
+            let key = KeyPair::generate().expect("a key can be made");
+            let mut params = ca_params(&key);
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, name);
+            let certificate = params.self_signed(&key).expect("it can be made");
+            client_of(&certificate.pem())
+        };
+        let narrow = PrintableString::try_from("ada").expect("few characters");
+        for name in [DnValue::PrintableString(narrow), DnValue::from("ada")] {
+            assert_eq!(taken(name), Ok("ada".to_owned()));
+        }
+        let wide = BmpString::try_from("ada").expect("text");
+        let refused = taken(DnValue::BmpString(wide));
+        assert!(refused.is_err(), "{refused:?}");
+    }
 }

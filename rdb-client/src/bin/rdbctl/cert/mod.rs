@@ -161,9 +161,12 @@ fn quoted(path: &Path) -> String {
 #[derive(Debug, Serialize)]
 struct Made {
     directory: PathBuf,
-    /// Where the CA is that was made before, if they are signed by one: they renew others.
+    /// Where the CA is that was made before, if they are signed by one.
     #[serde(skip)]
     ca_directory: Option<PathBuf>,
+    /// Whether hosts were named. With a CA that was made before they are those of another server, and otherwise the certificates renew others.
+    #[serde(skip)]
+    names_hosts: bool,
     hosts: Vec<String>,
     /// The common name of the client.
     client: String,
@@ -176,6 +179,7 @@ impl fmt::Display for Made {
         let Self {
             directory,
             ca_directory,
+            names_hosts,
             hosts,
             client,
             certificates,
@@ -188,6 +192,15 @@ impl fmt::Display for Made {
         )?;
         if let Some(ca_directory) = ca_directory {
             let (new, old) = (quoted(directory), quoted(ca_directory));
+            if *names_hosts {
+                return write!(
+                    formatter,
+                    "Copy server.pem, server.key and ca.pem to that server. If a new client needs them, copy
+client.pem, client.key and ca.pem to it. Then remove all keys here:
+
+  rm -r {new}"
+                );
+            }
             return write!(
                 formatter,
                 "Put them in the place of the old ones, where those are beside the CA:
@@ -284,6 +297,7 @@ fn make(
     Ok(Made {
         directory: directory.to_owned(),
         ca_directory: ca_directory.map(Path::to_owned),
+        names_hosts: !more_hosts.is_empty(),
         hosts,
         client,
         certificates: Certificates::of(directory),
@@ -298,7 +312,7 @@ fn hosts_in(directory: &Path) -> Result<Vec<String>, Failure> {
 
 /// Whose the certificate of clients is that is there. A new one of another name would be another user's.
 fn client_in(directory: &Path) -> Result<String, Failure> {
-    let otherwise = "name the client with --client";
+    let otherwise = "name the client with --client; rights are given to a subject, so with another one it is another user";
     found_in(&directory.join(CLIENT), client_of, otherwise)
 }
 
@@ -459,7 +473,7 @@ mod tests {
 
     #[test]
     fn what_to_do_with_renewed_certificates_is_not_to_start_servers_with_them() {
-        let told = |ca_directory: Option<&str>| {
+        let told = |ca_directory: Option<&str>, names_hosts| {
             let directory = PathBuf::from("re newed");
             let made = Made {
                 hosts: vec!["localhost".to_owned()],
@@ -467,17 +481,22 @@ mod tests {
                 certificates: Certificates::of(&directory),
                 directory,
                 ca_directory: ca_directory.map(PathBuf::from),
+                names_hosts,
             };
             made.to_string()
         };
-        let (first, renewed) = (told(None), told(Some("tls")));
-        for told in [&first, &renewed] {
+        let first = told(None, true);
+        let (renewed, other) = (told(Some("tls"), false), told(Some("tls"), true));
+        for told in [&first, &renewed, &other] {
             assert!(told.contains("for the client ada"), "{told}");
         }
         assert!(first.contains("rdb-pd --tls-cert"), "{first}");
         let command = "mv 're newed'/server.pem 're newed'/server.key tls/ ";
         assert!(renewed.contains(command), "{renewed}");
         assert!(!renewed.contains("rdb-pd"), "{renewed}");
+        assert!(other.contains("Copy server.pem"), "{other}");
+        // That would take the place of the certificate of another server.
+        assert!(!other.contains("mv "), "{other}");
     }
 
     #[test]
