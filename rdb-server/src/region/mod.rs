@@ -23,8 +23,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use rdb_proto::error::Fault;
 use rdb_proto::errorpb::RegionLeader;
 use rdb_proto::metapb::Region;
+use rdb_storage::limits::COLD_KEYS_MAX;
 use rdb_storage::{
     Command, KeyValue, Page, PointRead, PointValue, Reader, ScanRange, Storage, Submission,
     Versioned, VersionedKeyValue, WriteRoom,
@@ -33,7 +35,7 @@ use rdb_storage::{
 pub(crate) use description::{Described, Description, peer_on};
 pub(crate) use leadership::Leadership;
 pub(crate) use machine::{RegionMachine, first_state};
-pub(crate) use outcomes::{PendingOutcomes, Refused};
+pub(crate) use outcomes::{PendingOrBack, PendingOutcomes, Refused};
 pub(crate) use permit::{ReadFailure, ReadPermit};
 pub(crate) use progress::{WriteProgress, WriteSteps};
 pub(crate) use proposer::Proposer;
@@ -107,22 +109,39 @@ impl RegionHandle {
         self.is_outdated.store(true, Ordering::SeqCst);
     }
 
-    /// Applies `commands` in order, as a whole or not at all. Their conflicts carry at most `conflict_bytes_max` bytes of
-    /// values. The commands share the buffer of the message that `room` was taken for. Without `room` they are copied once
-    /// the write queue has some, since a few bytes of a message would keep all of it.
+    /// Applies `commands` in order, as a whole or not at all. They compare few versions. Their conflicts carry at most
+    /// `conflict_bytes_max` bytes of values. They are copied once the write queue has room, since a few bytes of a message would
+    /// keep all of it.
     pub(crate) fn submit(
         &self,
         commands: Vec<Command>,
-        room: Option<&MessageRoom>,
         conflict_bytes_max: usize,
     ) -> Result<PendingOutcomes, Rejection> {
-        let mut submission = Submission::new(self.region.id, commands)
-            .under_epoch(self.region.version())
-            .with_conflict_values(conflict_bytes_max);
-        if let Some(MessageRoom(room)) = room {
-            submission = submission.of_message(Arc::clone(room));
-        }
+        let submission = self.submission(commands, conflict_bytes_max);
+        self.proposer.submit(submission)?.map_err(|_| {
+            let cause = "the call compares the versions of too many keys; split it";
+            let limit = Some(COLD_KEYS_MAX as u64);
+            Rejection::Fault(Fault::invalid_argument("keys", limit, cause))
+        })
+    }
+
+    /// The same for commands that share the buffer of the message that `room` was taken for. Up to [`COLD_KEYS_MAX`] commands are
+    /// never given back.
+    pub(crate) fn submit_of_message(
+        &self,
+        commands: Vec<Command>,
+        room: &MessageRoom,
+        conflict_bytes_max: usize,
+    ) -> Result<PendingOrBack, Rejection> {
+        let submission = self.submission(commands, conflict_bytes_max);
+        let submission = submission.of_message(Arc::clone(&room.0));
         self.proposer.submit(submission)
+    }
+
+    fn submission(&self, commands: Vec<Command>, conflict_bytes_max: usize) -> Submission {
+        Submission::new(self.region.id, commands)
+            .under_epoch(self.region.version())
+            .with_conflict_values(conflict_bytes_max)
     }
 
     /// Takes room in the write queue for a message that submissions to this and other regions share.

@@ -10,7 +10,7 @@ use rdb_proto::error::Fault;
 use rdb_proto::errorpb::{EpochNotMatch, Fate, region_error::Kind};
 use rdb_raft::Answer;
 use rdb_raft::group::ProposeError;
-use rdb_storage::{Error, Outcome};
+use rdb_storage::{Command, Error, Outcome};
 use tokio::sync::oneshot;
 use tonic::Code;
 
@@ -72,6 +72,9 @@ pub(super) struct AppliedEntry {
     /// The times of the apply that the entry was in.
     pub(super) applying: Applying,
 }
+
+/// What becomes of commands that are submitted. `Err`: they have too much to read to be applied as a whole, and are given back.
+pub(crate) type PendingOrBack = Result<PendingOutcomes, Vec<Command>>;
 
 /// Resolves to one outcome for each command that was submitted. Dropping it does not take the writes back.
 #[must_use = "a write is known to be done only by its outcome"]

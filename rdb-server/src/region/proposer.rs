@@ -17,7 +17,7 @@ use rdb_storage::{Admitted, NotWarmed, Proposal, Storage, Submission, WriteShare
 use tokio::sync::oneshot;
 
 use super::Leadership;
-use super::outcomes::{self, Outcomes, PendingOutcomes, Refused};
+use super::outcomes::{self, Outcomes, PendingOrBack, PendingOutcomes, Refused};
 use super::progress::WriteProgress;
 use crate::error::Rejection;
 use crate::metrics::Figures;
@@ -83,17 +83,17 @@ impl Proposer {
     }
 
     /// Queues a submission. Its keys are read into memory first, so that applying it does not wait for the disk. If another
-    /// store leads, nothing is read.
+    /// store leads, nothing is read. Commands that have too much to read are given back, and have to be submitted in parts.
     pub(super) fn submit(
         self: &Arc<Self>,
         submission: Submission,
-    ) -> Result<PendingOutcomes, Rejection> {
+    ) -> Result<PendingOrBack, Rejection> {
         self.leadership.check()?;
         let admitted = self.storage.admit_within(&self.share, submission)?;
         let (outcomes, pending) = oneshot::channel();
         let progress = Arc::new(WriteProgress::submitted_at(Instant::now()));
         let (proposer, of_waiting) = (Arc::clone(self), Arc::clone(&progress));
-        self.storage.warm(admitted, move |admitted| match admitted {
+        let warming = self.storage.warm(admitted, move |admitted| match admitted {
             Ok(admitted) => proposer.push(Waiting {
                 admitted,
                 outcomes,
@@ -108,7 +108,8 @@ impl Proposer {
                 let _ = outcomes.send(Err(refused));
             }
         });
-        Ok(PendingOutcomes::new(pending, progress))
+        let submitted = warming.map(|()| PendingOutcomes::new(pending, progress));
+        Ok(submitted.map_err(Admitted::into_commands))
     }
 
     fn push(self: &Arc<Self>, waiting: Waiting) {
@@ -299,7 +300,8 @@ mod tests {
         let submission = Submission::new(1, commands).under_epoch(epoch_version);
         let admitted = storage.admit(submission).expect("there is room");
         let (sender, warmed) = mpsc::channel();
-        storage.warm(admitted, move |read| sender.send(read).expect("awaited"));
+        let warming = storage.warm(admitted, move |read| sender.send(read).expect("awaited"));
+        warming.expect("it reads little");
         let admitted = warmed.recv().expect("answered").expect("read");
         let (outcomes, pending) = oneshot::channel();
         let progress = Arc::new(WriteProgress::submitted_at(Instant::now()));

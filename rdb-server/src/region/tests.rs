@@ -33,7 +33,7 @@ async fn commands_of_an_epoch_that_is_over_are_not_applied() {
     let led = Led::begin(&storage, region(1)).await;
     let handle = led.handle(region(1));
     let submit = async |command| {
-        let submitted = handle.submit(vec![command], None, 0);
+        let submitted = handle.submit(vec![command], 0);
         submitted.expect("there is room").await
     };
     for (version, value) in [(1, "applied"), (2, "not applied")] {
@@ -244,7 +244,7 @@ async fn a_large_value_is_looked_at_again_only_with_room_and_off_the_async_threa
     let led = Led::begin(&storage, Region::default()).await;
     let handle = led.handle(Region::default());
     let write = async |command| {
-        let written = handle.submit(vec![command], None, 0);
+        let written = handle.submit(vec![command], 0);
         written.expect("there is room").await.expect("written");
     };
     let read = async |room| {

@@ -316,7 +316,7 @@ async fn requests_that_are_under_way_at_a_replica_that_is_destroyed_get_routing_
         key: "k".into(),
         value: "v".into(),
     };
-    let written = routed.submit(vec![put], None, 0);
+    let written = routed.submit(vec![put], 0);
     assert!(matches!(written.map(drop), Err(Rejection::Routing(_))));
 }
 

@@ -249,7 +249,7 @@ async fn execute(
         Operation::Write(command, response) => {
             let conflict_room = spare(budgets, conflict_bytes_max(&command));
             let conflict_bytes = conflict_room.as_ref().map_or(0, Reservation::bytes);
-            let mut pending = region.submit(vec![command], None, conflict_bytes)?;
+            let mut pending = region.submit(vec![command], conflict_bytes)?;
             begun.note_submitted(&mut pending);
             call.release_arrived();
             let outcome = pending.await?.pop().ok_or_else(unexpected)?;

@@ -121,7 +121,7 @@ pub(super) async fn write(
     commands: Vec<Command>,
 ) -> Result<(), Rejection> {
     begun.note_region(region.region().id);
-    let mut pending = region.submit(commands, None, 0)?;
+    let mut pending = region.submit(commands, 0)?;
     begun.note_submitted(&mut pending);
     begun.call().release_arrived();
     pending.await?;

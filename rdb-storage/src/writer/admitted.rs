@@ -42,6 +42,11 @@ impl Admitted {
         &self.submission.commands
     }
 
+    /// Its commands, to be submitted otherwise. Gives the room back.
+    pub fn into_commands(self) -> Vec<Command> {
+        self.submission.commands
+    }
+
     /// What the `version` of the region's epoch has to be. `None`: it does not matter.
     pub fn epoch_version(&self) -> Option<u64> {
         self.submission.epoch_version

@@ -115,13 +115,13 @@ impl Writer {
         Ok(pending)
     }
 
-    /// Calls `then` once what applying the submission reads is in memory.
+    /// Calls `then` once what applying the submission reads is in memory. `Err`: it is cold and reads too many keys.
     pub(crate) fn warm(
         &self,
         admitted: Admitted,
         then: impl FnOnce(Result<Admitted, NotWarmed>) + Send + 'static,
-    ) {
-        self.worker.warmer.warm(admitted, then);
+    ) -> Result<(), Admitted> {
+        self.worker.warmer.warm(admitted, then)
     }
 
     /// Applies entries of one region right here, and writes them at once. `None`: that would block, and nothing was applied.

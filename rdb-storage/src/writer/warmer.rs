@@ -14,6 +14,7 @@ use super::health::Health;
 use crate::apply::{self, INLINE_READ_BYTES};
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::limits::COLD_KEYS_MAX;
 use crate::read::{ReadError, Tier};
 
 /// How many threads read, each for one submission at a time.
@@ -64,22 +65,29 @@ impl Warmer {
         }
     }
 
-    /// Calls `then` right here if the submission is not cold, else when it was warmed.
+    /// Calls `then` right here if the submission is not cold, else when it was warmed. `Err`: it is cold, and reads more than
+    /// [`COLD_KEYS_MAX`] keys. Only then are they counted.
     pub(super) fn warm(
         &self,
         admitted: Admitted,
         then: impl FnOnce(Result<Admitted, NotWarmed>) + Send + 'static,
-    ) {
+    ) -> Result<(), Admitted> {
         let replacements = self.engine.replacements();
         match self.read(&admitted, Tier::Memory) {
             Ok(bytes) => then(Ok(admitted.warmed(bytes))),
-            Err((_, ReadError::NotInMemory)) => self.put_aside(admitted, Box::new(then)),
+            Err((_, ReadError::NotInMemory)) => {
+                if admitted.keys_read().nth(COLD_KEYS_MAX).is_some() {
+                    return Err(admitted);
+                }
+                self.put_aside(admitted, Box::new(then));
+            }
             Err((position, ReadError::Failed(error))) => {
                 let met = self.met(&admitted, position, error, replacements);
                 drop(admitted);
                 then(Err(met));
             }
         }
+        Ok(())
     }
 
     /// Lets the threads read for a cold submission.
@@ -279,7 +287,7 @@ mod tests {
         let (_directory, warmer) = warmer();
         put_record(&warmer, "k", VALUE_BYTES_MAX);
         let (then, answer) = answer();
-        warmer.warm(swaps(&["k"; 4096], 7), then);
+        warmer.warm(swaps(&["k"; 4096], 7), then).unwrap();
         let warm = answer.try_recv().unwrap().unwrap();
         assert_eq!(warm.read_bytes(), VALUE_BYTES_MAX);
     }
@@ -293,18 +301,40 @@ mod tests {
             put_record(&warmer, key, RECORD_BYTES);
         }
         let (then, alone) = answer();
-        warmer.warm(swaps(&keys[..1], 1), then);
+        warmer.warm(swaps(&keys[..1], 1), then).unwrap();
         assert_eq!(
             alone.try_recv().unwrap().unwrap().read_bytes(),
             RECORD_BYTES
         );
 
         let (then, together) = answer();
-        warmer.warm(swaps(&keys, 1), then);
+        warmer.warm(swaps(&keys, 1), then).unwrap();
         assert!(together.try_recv().is_err());
         assert!(warmer.warm_next());
         let warm = together.try_recv().unwrap().unwrap();
         assert_eq!(warm.read_bytes(), keys.len() * RECORD_BYTES);
+    }
+
+    #[test]
+    fn much_to_read_of_too_many_keys_is_given_back_and_little_never() {
+        let (_directory, warmer) = warmer();
+        for key in ["a", "b"] {
+            put_record(&warmer, key, INLINE_READ_BYTES + 1);
+        }
+        let mut keys = vec!["little"; COLD_KEYS_MAX + 1];
+        let (then, little) = answer();
+        warmer.warm(swaps(&keys, 1), then).unwrap();
+        assert!(little.try_recv().unwrap().is_ok());
+
+        keys[..2].copy_from_slice(&["a", "b"]);
+        let (then, not_called) = answer();
+        let given_back = warmer.warm(swaps(&keys, 1), then).unwrap_err();
+        assert_eq!(given_back.into_commands().len(), keys.len());
+        assert!(not_called.try_recv().is_err());
+        let (then, few) = answer();
+        warmer.warm(swaps(&keys[1..], 1), then).unwrap();
+        assert_eq!(warmer.cold_count(), 1);
+        assert!(warmer.warm_next() && few.try_recv().unwrap().is_ok());
     }
 
     #[test]
@@ -347,7 +377,7 @@ mod tests {
         damaged.unwrap();
         let keys = ["a", "b", "c"];
         let (then, warmed) = answer();
-        warmer.warm(swaps(&keys, 1), then);
+        warmer.warm(swaps(&keys, 1), then).unwrap();
         let warmed = warmed.try_recv().unwrap().unwrap_err();
         let read = warmer.read_from_disk(&swaps(&keys, 1)).unwrap_err();
         for met in [warmed, read] {
@@ -363,11 +393,11 @@ mod tests {
         let family = warmer.engine.family(family);
         warmer.engine.database.put_cf(family, key, "short").unwrap();
         let (then, update) = answer();
-        warmer.warm(swap(7), then);
+        warmer.warm(swap(7), then).unwrap();
         assert!(update.try_recv().unwrap().is_ok());
         assert_eq!(*warmer.health.watch().borrow(), WriteHealth::Healthy);
         let (then, create) = answer();
-        warmer.warm(swap(0), then);
+        warmer.warm(swap(0), then).unwrap();
         let met = refusal(&create);
         assert!(matches!(met, Error::DataLoss { .. }), "{met:?}");
         let refused = warmer.health.check(1);

@@ -216,10 +216,7 @@ impl<'a> Sorting<'a> {
             } = of_region;
             let mut writes_left = commands.into_iter().zip(awaited).peekable();
             while let Some((commands, awaited)) = next_portion(&mut writes_left) {
-                match writes.submit(&region, commands, awaited) {
-                    Ok(pending) => intake.writes.push(pending),
-                    Err(refused) => intake.answered.push(refused),
-                }
+                writes.submit(&region, commands, awaited, intake);
             }
             if copies_keys {
                 reads = reads.into_iter().map(QueuedRead::detached).collect();

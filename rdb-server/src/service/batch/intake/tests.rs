@@ -16,6 +16,7 @@ use rdb_proto::kvrpc::{
 use rdb_proto::metapb::Region;
 use rdb_proto::transport::Call;
 use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
+use rdb_storage::limits::COLD_KEYS_MAX;
 use rdb_storage::{Command, Role, Storage, StorageOptions, Submission};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -235,6 +236,34 @@ fn swap(key: Bytes) -> Request {
         expected_version: 1,
         ..CompareAndSwapRequest::default()
     })
+}
+
+#[tokio::test]
+async fn swaps_that_have_much_to_read_are_submitted_in_parts_and_others_together() {
+    let fixture = fixture().await;
+    // With the larger ones a submission of all of them reads more than a thread may that drives tasks.
+    for (value_bytes, submissions) in [(1, 1), (70 << 10, 2)] {
+        let keys = (0..=COLD_KEYS_MAX).map(|number| format!("{value_bytes}/{number}").into());
+        let keys: Vec<Bytes> = keys.collect();
+        let (storage, stored) = (fixture.storage.clone(), keys.clone());
+        let storing = move || store(&storage, &stored, || vec![0; value_bytes].into());
+        spawn_blocking(storing).await.expect("no panic");
+        let count = keys.len();
+        let mut request = message(keys.into_iter().map(swap));
+        request.message_bytes = 1024;
+        let intake = fixture.take(request);
+        assert!(intake.answered.is_empty());
+        assert_eq!(intake.writes.len(), submissions, "of {value_bytes} bytes");
+        let mut groups = Vec::new();
+        for write in intake.writes {
+            groups.push(write.await);
+        }
+        let answers = fixture.packed(groups);
+        let swapped = answers.iter().filter(|answer| {
+            matches!(&answer.response, Some(response @ Response::CompareAndSwap(_)) if !response.is_conflict())
+        });
+        assert_eq!(swapped.count(), count);
+    }
 }
 
 /// A directory in which these versioned keys are stored, the first of them in a damaged block and the last in another one.
