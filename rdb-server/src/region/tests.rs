@@ -84,7 +84,7 @@ async fn a_region_whose_writes_wait_leaves_room_for_those_of_another() {
     };
     let mut waiting = Vec::new();
     let refused = loop {
-        match slow_handle.submit(vec![put("a")], None, 0) {
+        match slow_handle.submit(vec![put("a")], 0) {
             Ok(pending) => waiting.push(pending),
             Err(refused) => break refused,
         }
@@ -92,7 +92,7 @@ async fn a_region_whose_writes_wait_leaves_room_for_those_of_another() {
     let Rejection::Routing(Kind::ServerBusy(_)) = refused else {
         panic!("{refused:?}");
     };
-    let written = other_handle.submit(vec![put("n")], None, 0);
+    let written = other_handle.submit(vec![put("n")], 0);
     let written = written.expect("there is room").await;
     assert_eq!(written.expect("applied"), [Outcome::Done]);
     for written in waiting {
@@ -110,7 +110,7 @@ async fn what_is_applied_from_the_log_is_not_synced() {
     let before = syncs();
     for value in ["1", "2", "3"] {
         let (key, value) = ("k".into(), value.into());
-        let submitted = handle.submit(vec![Command::PutRaw { key, value }], None, 0);
+        let submitted = handle.submit(vec![Command::PutRaw { key, value }], 0);
         let written = submitted.expect("there is room").await;
         assert_eq!(written.expect("applied"), [Outcome::Done]);
     }
