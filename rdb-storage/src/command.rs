@@ -146,7 +146,7 @@ impl Command {
     }
 
     /// The key whose version decides what the command does, and the version that it expects.
-    pub(crate) fn expected_version(&self) -> Option<(&Bytes, u64)> {
+    pub fn expected_version(&self) -> Option<(&Bytes, u64)> {
         match self {
             Self::CompareAndSwap {
                 key,

@@ -29,9 +29,5 @@ pub const CONFLICT_VALUE_BYTES_MAX: usize = 64 << 10;
 /// does not fit is left out, like one that is too long.
 pub const CONFLICT_VALUES_BYTES_MAX: usize = 4 << 20;
 
-/// Most keys that a submission [reads from the disk](crate::Storage::warm) before it is applied. With
-/// [`VALUE_BYTES_MAX`] that bounds how much it reads.
-pub const COLD_KEYS_MAX: usize = 64;
-
 /// The region that embedded use names.
 pub const EMBEDDED_REGION_ID: u64 = 1;

@@ -236,15 +236,12 @@ impl Storage {
     /// Reads into memory what applying a submission reads: the versioned keys of its swaps and deletes. An
     /// [`apply_from_memory`](Self::apply_from_memory) that comes soon finds it then.
     ///
-    /// `then` is called exactly once, unless the submission is given back. If all is in memory and not much, it is called right here,
-    /// else on another thread, or on the one that closes the storage. It must not block.
+    /// `then` is called exactly once. If all is in memory and not much, it is called right here, else on another thread, or on the
+    /// one that closes the storage. It must not block.
     ///
     /// # Errors
     ///
-    /// A submission that is not all in memory, or reads much, and has more than [`COLD_KEYS_MAX`](crate::limits::COLD_KEYS_MAX) keys
-    /// to read is given back: submit [its commands](Admitted::into_commands) in parts.
-    ///
-    /// What `then` gets: [`Error::DataLoss`] and [`Error::Io`]: a key cannot be read, and writes to the region have stopped until
+    /// What `then` gets. [`Error::DataLoss`] and [`Error::Io`]: a key cannot be read, and writes to the region have stopped until
     /// the next open. Such a submission must not get into a replicated log, since it could not be applied here. What is in the
     /// log already still is. The command that needs the key is named, so that the others can be refused with
     /// [`Error::WritesStopped`]. [`Error::Closed`]: a key was not read before the storage was closed.
@@ -252,8 +249,29 @@ impl Storage {
         &self,
         admitted: Admitted,
         then: impl FnOnce(Result<Admitted, NotWarmed>) + Send + 'static,
-    ) -> Result<(), Admitted> {
-        self.inner.writer.warm(admitted, then)
+    ) {
+        self.inner.writer.warm(admitted, then);
+    }
+
+    /// The same without another thread. Returns what [`warm`](Self::warm) would call `then` with.
+    ///
+    /// # Errors
+    ///
+    /// The submission is given back if not all is in memory, or if it is much.
+    pub fn warm_from_memory(
+        &self,
+        admitted: Admitted,
+    ) -> Result<Result<Admitted, NotWarmed>, Admitted> {
+        self.inner.writer.warm_from_memory(admitted)
+    }
+
+    /// As [`warm`](Self::warm), but reads nothing right here.
+    pub fn warm_from_disk(
+        &self,
+        admitted: Admitted,
+        then: impl FnOnce(Result<Admitted, NotWarmed>) + Send + 'static,
+    ) {
+        self.inner.writer.warm_from_disk(admitted, then);
     }
 
     /// Takes room in the write queue for a message. The commands of several submissions can share its buffer.

@@ -23,10 +23,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use rdb_proto::error::Fault;
 use rdb_proto::errorpb::RegionLeader;
 use rdb_proto::metapb::Region;
-use rdb_storage::limits::COLD_KEYS_MAX;
 use rdb_storage::{
     Command, KeyValue, Page, PointRead, PointValue, Reader, ScanRange, Storage, Submission,
     Versioned, VersionedKeyValue, WriteRoom,
@@ -109,7 +107,7 @@ impl RegionHandle {
         self.is_outdated.store(true, Ordering::SeqCst);
     }
 
-    /// Applies `commands` in order, as a whole or not at all. They compare few versions. Their conflicts carry at most
+    /// Applies `commands` in order, as a whole or not at all. Only a few of them may compare versions. Their conflicts carry at most
     /// `conflict_bytes_max` bytes of values. They are copied once the write queue has room, since a few bytes of a message would
     /// keep all of it.
     pub(crate) fn submit(
@@ -118,16 +116,12 @@ impl RegionHandle {
         conflict_bytes_max: usize,
     ) -> Result<PendingOutcomes, Rejection> {
         let submission = self.submission(commands, conflict_bytes_max);
-        self.proposer.submit(submission)?.map_err(|_| {
-            let cause = "the call compares the versions of too many keys; split it";
-            let limit = Some(COLD_KEYS_MAX as u64);
-            Rejection::Fault(Fault::invalid_argument("keys", limit, cause))
-        })
+        self.proposer.submit(submission)
     }
 
-    /// The same for commands that share the buffer of the message that `room` was taken for. Up to [`COLD_KEYS_MAX`] commands are
-    /// never given back.
-    pub(crate) fn submit_of_message(
+    /// The same for commands that share the buffer of the message that `room` was taken for. Commands that compare versions of keys
+    /// that are not in memory, or of much, are given back.
+    pub(crate) fn submit_at_once(
         &self,
         commands: Vec<Command>,
         room: &MessageRoom,
@@ -135,7 +129,21 @@ impl RegionHandle {
     ) -> Result<PendingOrBack, Rejection> {
         let submission = self.submission(commands, conflict_bytes_max);
         let submission = submission.of_message(Arc::clone(&room.0));
-        self.proposer.submit(submission)
+        self.proposer.submit_at_once(submission)
+    }
+
+    /// The same for parts of what was given back, and for what is behind it in the message. Each part is commands and how many bytes
+    /// of values their conflicts carry at most. It is a submission, and later parts do not pass it.
+    pub(crate) fn submit_in_turn(
+        &self,
+        parts: Vec<(Vec<Command>, usize)>,
+        room: &MessageRoom,
+    ) -> Vec<PendingOutcomes> {
+        let submissions = parts.into_iter().map(|(commands, conflict_bytes_max)| {
+            let submission = self.submission(commands, conflict_bytes_max);
+            submission.of_message(Arc::clone(&room.0))
+        });
+        self.proposer.submit_in_turn(submissions)
     }
 
     fn submission(&self, commands: Vec<Command>, conflict_bytes_max: usize) -> Submission {

@@ -73,10 +73,11 @@ pub(super) struct AppliedEntry {
     pub(super) applying: Applying,
 }
 
-/// What becomes of commands that are submitted. `Err`: they have too much to read to be applied as a whole, and are given back.
+/// What becomes of commands that are submitted at once. `Err`: they have to wait until they are read for, and are given back.
 pub(crate) type PendingOrBack = Result<PendingOutcomes, Vec<Command>>;
 
-/// Resolves to one outcome for each command that was submitted. Dropping it does not take the writes back.
+/// Resolves to one outcome for each command that was submitted. Dropping it does not take the writes back, unless
+/// their turn has not come.
 #[must_use = "a write is known to be done only by its outcome"]
 pub(crate) struct PendingOutcomes {
     outcomes: oneshot::Receiver<Outcomes>,

@@ -4,12 +4,15 @@
 //! are under way at a time. No submission is delayed to fill an entry: submissions gather while the entries before them are
 //! synced and applied. It has no task: each submission proposes, and so does each entry when it is done.
 //!
+//! Submissions may pass one that waits for its keys to be read. Those that are submitted in turn do not pass each other.
+//!
 //! The queue is bounded by the region's share of the room in the store's write queue.
 
 use std::collections::{HashSet, VecDeque};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+use std::vec::IntoIter;
 
 use rdb_raft::Answer;
 use rdb_raft::group::ProposeError;
@@ -58,8 +61,27 @@ struct Queue {
 /// A submission, and who waits for its outcomes.
 struct Waiting {
     admitted: Admitted,
+    caller: Caller,
+}
+
+/// Who waits for the outcomes of a submission.
+struct Caller {
     outcomes: oneshot::Sender<Outcomes>,
     progress: Arc<WriteProgress>,
+}
+
+impl Caller {
+    fn new() -> (Self, PendingOutcomes) {
+        let (outcomes, pending) = oneshot::channel();
+        let progress = Arc::new(WriteProgress::submitted_at(Instant::now()));
+        let pending = PendingOutcomes::new(pending, Arc::clone(&progress));
+        (Self { outcomes, progress }, pending)
+    }
+
+    fn answer(self, outcomes: Outcomes) {
+        // The caller may be gone.
+        let _ = self.outcomes.send(outcomes);
+    }
 }
 
 impl Proposer {
@@ -83,38 +105,87 @@ impl Proposer {
     }
 
     /// Queues a submission. Its keys are read into memory first, so that applying it does not wait for the disk. If another
-    /// store leads, nothing is read. Commands that have too much to read are given back, and have to be submitted in parts.
+    /// store leads, nothing is read.
     pub(super) fn submit(
         self: &Arc<Self>,
         submission: Submission,
-    ) -> Result<PendingOrBack, Rejection> {
-        self.leadership.check()?;
-        let admitted = self.storage.admit_within(&self.share, submission)?;
-        let (outcomes, pending) = oneshot::channel();
-        let progress = Arc::new(WriteProgress::submitted_at(Instant::now()));
-        let (proposer, of_waiting) = (Arc::clone(self), Arc::clone(&progress));
-        let warming = self.storage.warm(admitted, move |admitted| match admitted {
-            Ok(admitted) => proposer.push(Waiting {
-                admitted,
-                outcomes,
-                progress: of_waiting,
-            }),
-            Err(NotWarmed { error, position }) => {
-                let refused = match position {
-                    Some(position) => Refused::stopped_by(position, error),
-                    None => Rejection::from(error).into(),
-                };
-                // The caller may be gone.
-                let _ = outcomes.send(Err(refused));
-            }
-        });
-        let submitted = warming.map(|()| PendingOutcomes::new(pending, progress));
-        Ok(submitted.map_err(Admitted::into_commands))
+    ) -> Result<PendingOutcomes, Rejection> {
+        let admitted = self.admit(submission)?;
+        let (caller, pending) = Caller::new();
+        let proposer = Arc::clone(self);
+        let then = move |warmed| proposer.push(warmed, caller);
+        self.storage.warm(admitted, then);
+        Ok(pending)
     }
 
-    fn push(self: &Arc<Self>, waiting: Waiting) {
+    /// The same, before this returns. If there is much to read, or not all is in memory, the commands are given back.
+    pub(super) fn submit_at_once(
+        self: &Arc<Self>,
+        submission: Submission,
+    ) -> Result<PendingOrBack, Rejection> {
+        let admitted = self.admit(submission)?;
+        let (caller, pending) = Caller::new();
+        match self.storage.warm_from_memory(admitted) {
+            Ok(warmed) => self.push(warmed, caller),
+            Err(cold) => return Ok(Err(cold.into_commands())),
+        }
+        Ok(Ok(pending))
+    }
+
+    /// Queues submissions in their order. The turn of each comes when the one before is queued or refused. Only then is it admitted,
+    /// and are its keys read. So they take one of the threads that read, however many they are. One whose caller is gone when its
+    /// turn comes is left out.
+    pub(super) fn submit_in_turn(
+        self: &Arc<Self>,
+        submissions: impl Iterator<Item = Submission>,
+    ) -> Vec<PendingOutcomes> {
+        let with_callers = submissions.map(|submission| {
+            let (caller, pending) = Caller::new();
+            ((submission, caller), pending)
+        });
+        let (left, pending): (Vec<_>, Vec<_>) = with_callers.unzip();
+        self.go_on(left.into_iter());
+        pending
+    }
+
+    /// Gives these their turns.
+    fn go_on(self: &Arc<Self>, mut left: IntoIter<(Submission, Caller)>) {
+        while let Some((submission, caller)) = left.next() {
+            if caller.outcomes.is_closed() {
+                continue;
+            }
+            match self.admit(submission) {
+                Ok(admitted) if admitted.keys_read().next().is_some() => {
+                    let proposer = Arc::clone(self);
+                    return self.storage.warm_from_disk(admitted, move |warmed| {
+                        proposer.push(warmed, caller);
+                        proposer.go_on(left);
+                    });
+                }
+                Ok(reads_nothing) => self.push(Ok(reads_nothing), caller),
+                Err(rejection) => caller.answer(Err(rejection.into())),
+            }
+        }
+    }
+
+    fn admit(&self, submission: Submission) -> Result<Admitted, Rejection> {
+        self.leadership.check()?;
+        Ok(self.storage.admit_within(&self.share, submission)?)
+    }
+
+    /// Lets a submission wait for an entry, unless its keys could not be read.
+    fn push(self: &Arc<Self>, warmed: Result<Admitted, NotWarmed>, caller: Caller) {
+        let admitted = match warmed {
+            Ok(admitted) => admitted,
+            Err(NotWarmed { error, position }) => {
+                return caller.answer(Err(match position {
+                    Some(position) => Refused::stopped_by(position, error),
+                    None => Rejection::from(error).into(),
+                }));
+            }
+        };
         let mut queue = self.lock();
-        queue.waiting.push_back(waiting);
+        queue.waiting.push_back(Waiting { admitted, caller });
         self.propose(queue);
         self.refuse_stalled();
     }
@@ -131,12 +202,9 @@ impl Proposer {
         }
         let refused = mem::take(&mut queue.waiting);
         drop(queue);
-        for Waiting {
-            admitted, outcomes, ..
-        } in refused
-        {
+        for Waiting { admitted, caller } in refused {
             drop(admitted);
-            let _ = outcomes.send(Err(self.leadership.refusal().into()));
+            caller.answer(Err(self.leadership.refusal().into()));
         }
     }
 
@@ -160,9 +228,9 @@ impl Proposer {
     fn propose_entry(self: &Arc<Self>, taken: Vec<Waiting>) {
         let epoch_version = epoch_version(&taken[0]);
         let proposed = Instant::now();
-        let waited = proposed.saturating_duration_since(taken[0].progress.submitted());
+        let waited = proposed.saturating_duration_since(taken[0].caller.progress.submitted());
         for waiting in &taken {
-            waiting.progress.note_proposed(proposed);
+            waiting.caller.progress.note_proposed(proposed);
         }
         let count = command_count(&taken);
         self.figures.proposals.note_proposed(waited, count);
@@ -188,24 +256,18 @@ impl Proposer {
         }
         let mut applied =
             answered.map(|answered| (answered.applying, answered.outcomes.into_iter()));
-        for Waiting {
-            admitted,
-            outcomes,
-            progress,
-        } in taken
-        {
+        for Waiting { admitted, caller } in taken {
             let count = admitted.commands().len();
             let values_bytes_max = admitted.conflict_values_bytes_max();
             drop(admitted);
             let of_submission = match &mut applied {
                 Ok((applying, applied)) => {
-                    progress.note_applied(*applying);
+                    caller.progress.note_applied(*applying);
                     outcomes::of_submission(applied.take(count).collect(), values_bytes_max)
                 }
                 Err(rejection) => Err(rejection.clone().into()),
             };
-            // Whoever waited may be gone.
-            let _ = outcomes.send(of_submission);
+            caller.answer(of_submission);
         }
     }
 
@@ -300,17 +362,10 @@ mod tests {
         let submission = Submission::new(1, commands).under_epoch(epoch_version);
         let admitted = storage.admit(submission).expect("there is room");
         let (sender, warmed) = mpsc::channel();
-        let warming = storage.warm(admitted, move |read| sender.send(read).expect("awaited"));
-        warming.expect("it reads little");
+        storage.warm(admitted, move |read| sender.send(read).expect("awaited"));
         let admitted = warmed.recv().expect("answered").expect("read");
-        let (outcomes, pending) = oneshot::channel();
-        let progress = Arc::new(WriteProgress::submitted_at(Instant::now()));
-        let waiting = Waiting {
-            admitted,
-            outcomes,
-            progress: Arc::clone(&progress),
-        };
-        (waiting, PendingOutcomes::new(pending, progress))
+        let (caller, pending) = Caller::new();
+        (Waiting { admitted, caller }, pending)
     }
 
     /// How many of these submissions each entry takes.

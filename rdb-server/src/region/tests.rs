@@ -100,6 +100,27 @@ async fn a_region_whose_writes_wait_leaves_room_for_those_of_another() {
     }
 }
 
+#[tokio::test]
+async fn a_part_that_is_refused_in_its_turn_does_not_hold_up_the_next() {
+    let (_directory, storage) = storage();
+    let led = Led::begin(&storage, region_1()).await;
+    let handle = led.handle(region_1());
+    let create = |key: &'static str| Command::CompareAndSwap {
+        key: key.into(),
+        expected_version: 0,
+        value: "v".into(),
+    };
+    let no_key = create("");
+    let parts = [create("a"), no_key, create("b")].into_iter();
+    let parts = parts.map(|command| (vec![command], 0));
+    let room = handle.take_message_room(1).expect("there is room");
+    let mut applied = Vec::new();
+    for pending in handle.submit_in_turn(parts.collect(), &room) {
+        applied.push(pending.await.is_ok());
+    }
+    assert_eq!(applied, [true, false, true]);
+}
+
 /// The log is what is synced.
 #[tokio::test]
 async fn what_is_applied_from_the_log_is_not_synced() {

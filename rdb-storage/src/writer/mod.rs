@@ -115,13 +115,30 @@ impl Writer {
         Ok(pending)
     }
 
-    /// Calls `then` once what applying the submission reads is in memory. `Err`: it is cold and reads too many keys.
+    /// Calls `then` once what applying the submission reads is in memory.
     pub(crate) fn warm(
         &self,
         admitted: Admitted,
         then: impl FnOnce(Result<Admitted, NotWarmed>) + Send + 'static,
-    ) -> Result<(), Admitted> {
-        self.worker.warmer.warm(admitted, then)
+    ) {
+        self.worker.warmer.warm(admitted, then);
+    }
+
+    /// The same right here. `Err`: the submission is cold.
+    pub(crate) fn warm_from_memory(
+        &self,
+        admitted: Admitted,
+    ) -> Result<Result<Admitted, NotWarmed>, Admitted> {
+        self.worker.warmer.warm_from_memory(admitted)
+    }
+
+    /// The same on another thread.
+    pub(crate) fn warm_from_disk(
+        &self,
+        admitted: Admitted,
+        then: impl FnOnce(Result<Admitted, NotWarmed>) + Send + 'static,
+    ) {
+        self.worker.warmer.put_aside(admitted, Box::new(then));
     }
 
     /// Applies entries of one region right here, and writes them at once. `None`: that would block, and nothing was applied.

@@ -1,8 +1,8 @@
 //! Warming: reads into memory, ahead of time, what applying a submission would read from the disk.
 //!
 //! A submission is *cold* while something that it reads is not in memory, or if it reads more than [`INLINE_READ_BYTES`]. It waits for
-//! one of a few threads, which read it. Then the callback that was given with it is called. One that reads more than [`COLD_KEYS_MAX`]
-//! keys would occupy a thread for long, and is given back. A closed warmer does not wait for the disk: cold submissions are refused.
+//! one of a few threads, which read it. Then the callback that was given with it is called. A closed warmer does not wait for the disk:
+//! cold submissions are refused.
 
 use std::collections::VecDeque;
 use std::panic::{self, AssertUnwindSafe};
@@ -14,7 +14,6 @@ use super::health::Health;
 use crate::apply::{self, INLINE_READ_BYTES};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::limits::COLD_KEYS_MAX;
 use crate::read::{ReadError, Tier};
 
 /// How many threads read, each for one submission at a time.
@@ -65,29 +64,31 @@ impl Warmer {
         }
     }
 
-    /// Calls `then` right here if the submission is not cold, else when it was warmed. `Err`: it is cold, and reads more than
-    /// [`COLD_KEYS_MAX`] keys. Only then are they counted.
+    /// Calls `then` right here if the submission is not cold, else when it was warmed.
     pub(super) fn warm(
         &self,
         admitted: Admitted,
         then: impl FnOnce(Result<Admitted, NotWarmed>) + Send + 'static,
-    ) -> Result<(), Admitted> {
+    ) {
+        match self.warm_from_memory(admitted) {
+            Ok(warmed) => then(warmed),
+            Err(cold) => self.put_aside(cold, Box::new(then)),
+        }
+    }
+
+    /// What `then` would be called with. `Err`: the submission is cold.
+    pub(super) fn warm_from_memory(
+        &self,
+        admitted: Admitted,
+    ) -> Result<Result<Admitted, NotWarmed>, Admitted> {
         let replacements = self.engine.replacements();
         match self.read(&admitted, Tier::Memory) {
-            Ok(bytes) => then(Ok(admitted.warmed(bytes))),
-            Err((_, ReadError::NotInMemory)) => {
-                if admitted.keys_read().nth(COLD_KEYS_MAX).is_some() {
-                    return Err(admitted);
-                }
-                self.put_aside(admitted, Box::new(then));
-            }
+            Ok(bytes) => Ok(Ok(admitted.warmed(bytes))),
+            Err((_, ReadError::NotInMemory)) => Err(admitted),
             Err((position, ReadError::Failed(error))) => {
-                let met = self.met(&admitted, position, error, replacements);
-                drop(admitted);
-                then(Err(met));
+                Ok(Err(self.met(&admitted, position, error, replacements)))
             }
         }
-        Ok(())
     }
 
     /// Lets the threads read for a cold submission.
@@ -287,7 +288,7 @@ mod tests {
         let (_directory, warmer) = warmer();
         put_record(&warmer, "k", VALUE_BYTES_MAX);
         let (then, answer) = answer();
-        warmer.warm(swaps(&["k"; 4096], 7), then).unwrap();
+        warmer.warm(swaps(&["k"; 4096], 7), then);
         let warm = answer.try_recv().unwrap().unwrap();
         assert_eq!(warm.read_bytes(), VALUE_BYTES_MAX);
     }
@@ -301,40 +302,21 @@ mod tests {
             put_record(&warmer, key, RECORD_BYTES);
         }
         let (then, alone) = answer();
-        warmer.warm(swaps(&keys[..1], 1), then).unwrap();
+        warmer.warm(swaps(&keys[..1], 1), then);
         assert_eq!(
             alone.try_recv().unwrap().unwrap().read_bytes(),
             RECORD_BYTES
         );
 
+        let cold = warmer.warm_from_memory(swaps(&keys, 1)).unwrap_err();
+        assert_eq!(cold.commands().len(), keys.len());
+        assert_eq!(warmer.cold_count(), 0);
         let (then, together) = answer();
-        warmer.warm(swaps(&keys, 1), then).unwrap();
+        warmer.warm(cold, then);
         assert!(together.try_recv().is_err());
         assert!(warmer.warm_next());
         let warm = together.try_recv().unwrap().unwrap();
         assert_eq!(warm.read_bytes(), keys.len() * RECORD_BYTES);
-    }
-
-    #[test]
-    fn much_to_read_of_too_many_keys_is_given_back_and_little_never() {
-        let (_directory, warmer) = warmer();
-        for key in ["a", "b"] {
-            put_record(&warmer, key, INLINE_READ_BYTES + 1);
-        }
-        let mut keys = vec!["little"; COLD_KEYS_MAX + 1];
-        let (then, little) = answer();
-        warmer.warm(swaps(&keys, 1), then).unwrap();
-        assert!(little.try_recv().unwrap().is_ok());
-
-        keys[..2].copy_from_slice(&["a", "b"]);
-        let (then, not_called) = answer();
-        let given_back = warmer.warm(swaps(&keys, 1), then).unwrap_err();
-        assert_eq!(given_back.into_commands().len(), keys.len());
-        assert!(not_called.try_recv().is_err());
-        let (then, few) = answer();
-        warmer.warm(swaps(&keys[1..], 1), then).unwrap();
-        assert_eq!(warmer.cold_count(), 1);
-        assert!(warmer.warm_next() && few.try_recv().unwrap().is_ok());
     }
 
     #[test]
@@ -377,7 +359,7 @@ mod tests {
         damaged.unwrap();
         let keys = ["a", "b", "c"];
         let (then, warmed) = answer();
-        warmer.warm(swaps(&keys, 1), then).unwrap();
+        warmer.warm(swaps(&keys, 1), then);
         let warmed = warmed.try_recv().unwrap().unwrap_err();
         let read = warmer.read_from_disk(&swaps(&keys, 1)).unwrap_err();
         for met in [warmed, read] {
@@ -393,11 +375,11 @@ mod tests {
         let family = warmer.engine.family(family);
         warmer.engine.database.put_cf(family, key, "short").unwrap();
         let (then, update) = answer();
-        warmer.warm(swap(7), then).unwrap();
+        warmer.warm(swap(7), then);
         assert!(update.try_recv().unwrap().is_ok());
         assert_eq!(*warmer.health.watch().borrow(), WriteHealth::Healthy);
         let (then, create) = answer();
-        warmer.warm(swap(0), then).unwrap();
+        warmer.warm(swap(0), then);
         let met = refusal(&create);
         assert!(matches!(met, Error::DataLoss { .. }), "{met:?}");
         let refused = warmer.health.check(1);

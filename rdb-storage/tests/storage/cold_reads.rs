@@ -267,10 +267,9 @@ fn an_apply_from_memory_finds_what_was_warmed() {
     let here = thread::current().id();
     for warms_here in [false, true] {
         let (sender, answer) = mpsc::channel();
-        let warming = storage.warm(admitted, move |read| {
+        storage.warm(admitted, move |read| {
             sender.send((read, thread::current().id())).unwrap();
         });
-        warming.unwrap();
         let (warm, called_on) = answer.recv().unwrap();
         assert_eq!(called_on == here, warms_here);
         admitted = warm.unwrap();
@@ -290,8 +289,7 @@ fn a_closed_storage_warms_nothing_more() {
     let admitted = storage.admit(single(swap(key(7), 1, "v"))).unwrap();
     storage.close().unwrap();
     let (sender, answer) = mpsc::channel();
-    let warming = storage.warm(admitted, move |read| sender.send(read.map(drop)).unwrap());
-    warming.unwrap();
+    storage.warm(admitted, move |read| sender.send(read.map(drop)).unwrap());
     assert_eq!(answer.try_recv(), Ok(Err(Error::Closed.into())));
 }
 

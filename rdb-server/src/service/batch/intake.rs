@@ -33,7 +33,7 @@ pub(super) struct Intake {
     pub(super) command_count: usize,
     /// Answers that are ready.
     pub(super) answered: Vec<AnswerGroup>,
-    /// Writes that were submitted, by region. Dropping them does not take the writes back.
+    /// Writes that were submitted, by region. Dropping them takes back at most those that wait for their turn.
     pub(super) writes: Vec<BoxFuture<'static, AnswerGroup>>,
     /// Reads to be executed, by region.
     pub(super) reads: Vec<ReadGroup>,

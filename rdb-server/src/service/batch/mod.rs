@@ -3,7 +3,7 @@
 //! A [`CommandStream`] is one stream. It runs only while the transport asks for the next response. So flow control works end
 //! to end: no messages are taken from a client that does not read its answers, and its reads run at most one response ahead.
 //!
-//! - `intake` takes a message apart: it checks the sender's rights, submits writes, one submission per region, queues reads, and answers
+//! - `intake` takes a message apart: it checks the sender's rights, submits writes, by region, queues reads, and answers
 //!   commands that cannot be served.
 //! - `writes` waits for the submissions.
 //! - `reads` executes the queued reads as far as a response has room. Values in memory are read at once. Values that are

@@ -1,15 +1,19 @@
 //! Writes of a message: submitted, and waited for.
 
+use std::collections::HashSet;
+use std::iter::Peekable;
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use rdb_proto::audit::AuditKey;
 use rdb_proto::slow_log::KeyTag;
 use rdb_proto::transport::{BytesInFlight, Reservation};
 use rdb_storage::Command;
-use rdb_storage::limits::{COLD_KEYS_MAX, CONFLICT_VALUES_BYTES_MAX};
+use rdb_storage::limits::CONFLICT_VALUES_BYTES_MAX;
 
 use super::super::point::{conflict_bytes_max, unexpected};
 use super::super::room::spare;
@@ -17,13 +21,20 @@ use super::answers::{AnswerGroup, answer};
 use super::intake::{AwaitedWrite, Intake};
 use crate::error::Rejection;
 use crate::metrics::{Answered, Arrival, AuditedMessage, Details, Figures, Kind, Parts, Together};
-use crate::region::{
-    MessageRoom, PendingOrBack, PendingOutcomes, Refused, RegionHandle, WriteProgress,
-};
+use crate::region::{MessageRoom, PendingOutcomes, Refused, RegionHandle, WriteProgress};
+
+/// Most bytes of the writes of a message that are submitted together, unless it is one.
+pub(super) const PORTION_BYTES_MAX: usize = 4 << 20;
+
+/// Most keys that one of the threads reads for a submission. With [`VALUE_BYTES_MAX`](rdb_storage::limits::VALUE_BYTES_MAX) that
+/// bounds how much it reads.
+pub(super) const COLD_KEYS_MAX: usize = 64;
 
 /// The writes of a message. They share its buffer, and the room that the first of them takes for it.
 pub(super) struct MessageWrites<'a> {
     message_bytes: usize,
+    /// Most bytes that the values of all conflicts of the message can have.
+    conflict_bytes: usize,
     message: Arc<Reservation>,
     room: Option<MessageRoom>,
     budgets: &'a BytesInFlight,
@@ -36,6 +47,7 @@ pub(super) struct MessageWrites<'a> {
 impl<'a> MessageWrites<'a> {
     pub(super) fn new(
         message_bytes: usize,
+        conflict_bytes: usize,
         message: Arc<Reservation>,
         budgets: &'a BytesInFlight,
         figures: &'a Arc<Figures>,
@@ -44,6 +56,7 @@ impl<'a> MessageWrites<'a> {
     ) -> Self {
         Self {
             message_bytes,
+            conflict_bytes,
             message,
             room: None,
             budgets,
@@ -53,8 +66,8 @@ impl<'a> MessageWrites<'a> {
         }
     }
 
-    /// Submits commands to a region, in parts if they have much to read. `awaited` says how each is answered, in their order. `intake`
-    /// gets the pending answers, and those to commands that were not submitted.
+    /// Submits commands to a region, which applies them in their order. `awaited` says how each is answered. `intake` gets the pending
+    /// answers, and those to commands that were not submitted.
     pub(super) fn submit(
         &mut self,
         region: &RegionHandle,
@@ -62,11 +75,78 @@ impl<'a> MessageWrites<'a> {
         awaited: Vec<AwaitedWrite>,
         intake: &mut Intake,
     ) {
+        let room = self.room.take();
+        match room.map_or_else(|| region.take_message_room(self.message_bytes), Ok) {
+            Ok(room) => {
+                let writes = commands.into_iter().zip(awaited);
+                self.submit_portions(region, &room, writes, intake);
+                self.room = Some(room);
+            }
+            Err(rejection) => {
+                let submitted = self.submitted(region, &commands, awaited);
+                intake.answered.push(submitted.refused(rejection.into()));
+            }
+        }
+    }
+
+    /// Submits as much as it can at once. What is behind a portion that is not in memory must not pass it, and follows in turn.
+    fn submit_portions(
+        &self,
+        region: &RegionHandle,
+        room: &MessageRoom,
+        writes: impl Iterator<Item = (Command, AwaitedWrite)>,
+        intake: &mut Intake,
+    ) {
+        let mut left = writes.peekable();
+        while let Some((commands, awaited)) = next_portion(&mut left, false) {
+            let (conflict_room, conflict_bytes) = self.conflict_room(&commands);
+            let mut submitted = self.submitted(region, &commands, awaited);
+            match region.submit_at_once(commands, room, conflict_bytes) {
+                Ok(Ok(pending)) => intake.writes.push(submitted.wait(pending, conflict_room)),
+                Ok(Err(commands)) => {
+                    drop(conflict_room);
+                    let cold = commands.into_iter().zip(mem::take(&mut submitted.awaited));
+                    return self.submit_in_turn(region, room, cold.chain(left), intake);
+                }
+                Err(rejection) => intake.answered.push(submitted.refused(rejection.into())),
+            }
+        }
+    }
+
+    /// Submits writes so that each portion follows the one before, and reads for few keys.
+    fn submit_in_turn(
+        &self,
+        region: &RegionHandle,
+        room: &MessageRoom,
+        writes: impl Iterator<Item = (Command, AwaitedWrite)>,
+        intake: &mut Intake,
+    ) {
+        let mut left = writes.peekable();
+        let (mut parts, mut waiting) = (Vec::new(), Vec::new());
+        while let Some((commands, awaited)) = next_portion(&mut left, true) {
+            let (conflict_room, conflict_bytes) = self.conflict_room(&commands);
+            let submitted = self.submitted(region, &commands, awaited);
+            waiting.push((submitted, conflict_room));
+            parts.push((commands, conflict_bytes));
+        }
+        let pending = region.submit_in_turn(parts, room);
+        let waiting = waiting.into_iter().zip(pending);
+        let answers = waiting
+            .map(|((submitted, conflict_room), pending)| submitted.wait(pending, conflict_room));
+        intake.writes.extend(answers);
+    }
+
+    fn submitted(
+        &self,
+        region: &RegionHandle,
+        commands: &[Command],
+        awaited: Vec<AwaitedWrite>,
+    ) -> Submitted {
         let first_key = commands.first().and_then(key_of);
         let audited = self.audited.clone();
         let audited = audited.filter(|message| message.notes_writes());
-        let audited = audited.map(|message| Audited::of(message, &commands));
-        let mut submitted = Submitted {
+        let audited = audited.map(|message| Audited::of(message, commands));
+        Submitted {
             awaited,
             audited,
             message: Arc::clone(&self.message),
@@ -75,44 +155,40 @@ impl<'a> MessageWrites<'a> {
             region_id: region.region().id,
             first_key: first_key.map(|key| self.figures.commands.slow().tag(key)),
             progress: None,
-        };
-        match self.try_submit(region, commands) {
-            Ok((Ok(mut pending), conflict_room)) => {
-                submitted.progress = pending.take_progress();
-                let answers = submitted.answers(pending, conflict_room);
-                intake.writes.push(answers.boxed());
-            }
-            Ok((Err(commands), conflict_room)) => {
-                drop(conflict_room);
-                let awaited = mem::take(&mut submitted.awaited);
-                let mut left = commands.into_iter().zip(awaited).peekable();
-                while left.peek().is_some() {
-                    let (commands, awaited) = left.by_ref().take(COLD_KEYS_MAX).unzip();
-                    self.submit(region, commands, awaited, intake);
-                }
-            }
-            Err(rejection) => intake.answered.push(submitted.refused(rejection.into())),
         }
     }
 
-    /// Submits commands with as much room for the values of their conflicts as others can spare. Those with too much to read are
-    /// given back.
-    fn try_submit(
-        &mut self,
-        region: &RegionHandle,
-        commands: Vec<Command>,
-    ) -> Result<(PendingOrBack, Option<Reservation>), Rejection> {
-        let room = match self.room.take() {
-            Some(room) => room,
-            None => region.take_message_room(self.message_bytes)?,
-        };
-        let room = self.room.insert(room);
-        let conflict_bytes = commands.iter().map(conflict_bytes_max).sum::<usize>();
-        let conflict_room = spare(self.budgets, conflict_bytes.min(CONFLICT_VALUES_BYTES_MAX));
-        let conflict_bytes = conflict_room.as_ref().map_or(0, Reservation::bytes);
-        let submitted = region.submit_of_message(commands, room, conflict_bytes)?;
-        Ok((submitted, conflict_room))
+    /// Room for the values of the conflicts of commands, as much as others can spare, and its bytes. If the conflicts of the message
+    /// can have more than [`CONFLICT_VALUES_BYTES_MAX`], these commands get their part of that.
+    fn conflict_room(&self, commands: &[Command]) -> (Option<Reservation>, usize) {
+        let bytes = commands.iter().map(conflict_bytes_max).sum::<usize>();
+        let of_message = self.conflict_bytes.max(CONFLICT_VALUES_BYTES_MAX);
+        let room = spare(self.budgets, bytes * CONFLICT_VALUES_BYTES_MAX / of_message);
+        let bytes = room.as_ref().map_or(0, Reservation::bytes);
+        (room, bytes)
     }
+}
+
+/// The next writes that are submitted together: each submission has to fit into an entry that can be sent to other stores. One whose
+/// keys are not in memory may have few.
+pub(super) fn next_portion(
+    left: &mut Peekable<impl Iterator<Item = (Command, AwaitedWrite)>>,
+    is_cold: bool,
+) -> Option<(Vec<Command>, Vec<AwaitedWrite>)> {
+    let mut bytes = 0;
+    let mut keys_read = HashSet::<Bytes>::new();
+    let mut fits = |command: &Command| {
+        bytes += command.payload_bytes();
+        if is_cold && let Some((key, _)) = command.expected_version() {
+            keys_read.insert(key.clone());
+        }
+        bytes <= PORTION_BYTES_MAX && keys_read.len() <= COLD_KEYS_MAX
+    };
+    let mut portion = Vec::new();
+    while let Some(write) = left.next_if(|(command, _)| fits(command) || portion.is_empty()) {
+        portion.push(write);
+    }
+    (!portion.is_empty()).then(|| portion.into_iter().unzip())
 }
 
 /// The key of a command that a stream can have.
@@ -165,6 +241,15 @@ struct Submitted {
 }
 
 impl Submitted {
+    fn wait(
+        mut self,
+        mut pending: PendingOutcomes,
+        conflict_room: Option<Reservation>,
+    ) -> BoxFuture<'static, AnswerGroup> {
+        self.progress = pending.take_progress();
+        self.answers(pending, conflict_room).boxed()
+    }
+
     async fn answers(
         mut self,
         pending: PendingOutcomes,

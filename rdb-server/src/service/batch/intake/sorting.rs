@@ -1,6 +1,5 @@
 //! The commands of a message, sorted by region: writes are submitted, reads are queued, and commands that cannot be served are answered.
 
-use std::iter::Peekable;
 use std::sync::Arc;
 
 use rdb_proto::auth::Pass;
@@ -11,7 +10,9 @@ use rdb_proto::trace::TraceContext;
 use rdb_proto::transport::{BytesInFlight, Reservation};
 use rdb_storage::Command;
 
-use super::super::super::point::{Operation, WriteResponse, check, operation, unknown_command};
+use super::super::super::point::{
+    Operation, WriteResponse, check, conflict_bytes_max, operation, unknown_command,
+};
 use super::super::answers::{AnswerGroup, answer};
 use super::super::reads::{QueuedRead, ReadGroup};
 use super::super::writes::MessageWrites;
@@ -22,9 +23,6 @@ use crate::metrics::{
 };
 use crate::region::RegionHandle;
 use crate::router::Membership;
-
-/// Most bytes of the writes of a message that are submitted together, unless it is one.
-pub(super) const PORTION_BYTES_MAX: usize = 4 << 20;
 
 /// Sorts the commands of one message.
 pub(super) struct Sorting<'a> {
@@ -37,6 +35,8 @@ pub(super) struct Sorting<'a> {
     regions: Vec<RegionCommands>,
     /// Memory of the reads without the message.
     read_bytes: usize,
+    /// Most bytes that the values of all conflicts can have.
+    conflict_bytes: usize,
     /// To commands that are refused.
     answers: Vec<BatchAnswer>,
     refused: Together<'a>,
@@ -51,7 +51,7 @@ pub(super) struct Sorting<'a> {
 struct RegionCommands {
     region: Arc<RegionHandle>,
     reads: Vec<QueuedRead>,
-    /// Writes, applied as one submission, and their answers.
+    /// Writes in their order, and their answers.
     commands: Vec<Command>,
     awaited: Vec<AwaitedWrite>,
 }
@@ -85,6 +85,7 @@ impl<'a> Sorting<'a> {
             arrival,
             regions: Vec::new(),
             read_bytes: 0,
+            conflict_bytes: 0,
             answers: Vec::new(),
             refused: figures.commands.together(arrival),
             first_key: None,
@@ -149,6 +150,7 @@ impl<'a> Sorting<'a> {
                 self.of(region).reads.push(queued);
             }
             Operation::Write(command, response) => {
+                self.conflict_bytes += conflict_bytes_max(&command);
                 let of_region = self.of(region);
                 of_region.commands.push(command);
                 of_region.awaited.push(AwaitedWrite {
@@ -201,6 +203,7 @@ impl<'a> Sorting<'a> {
         let of_reads = of_reads.unwrap_or_else(|| Arc::clone(&message));
         let mut writes = MessageWrites::new(
             message_bytes,
+            self.conflict_bytes,
             Arc::clone(&message),
             budgets,
             self.figures,
@@ -214,8 +217,7 @@ impl<'a> Sorting<'a> {
                 commands,
                 awaited,
             } = of_region;
-            let mut writes_left = commands.into_iter().zip(awaited).peekable();
-            while let Some((commands, awaited)) = next_portion(&mut writes_left) {
+            if !commands.is_empty() {
                 writes.submit(&region, commands, awaited, intake);
             }
             if copies_keys {
@@ -237,21 +239,4 @@ impl<'a> Sorting<'a> {
             intake.answered.push(group);
         }
     }
-}
-
-/// The next writes that are submitted together: each submission has to fit into an entry that can be sent to other stores.
-pub(super) fn next_portion(
-    left: &mut Peekable<impl Iterator<Item = (Command, AwaitedWrite)>>,
-) -> Option<(Vec<Command>, Vec<AwaitedWrite>)> {
-    let first = left.next()?;
-    let mut bytes = first.0.payload_bytes();
-    let mut portion = vec![first];
-    while let Some((command, _)) = left.peek() {
-        bytes += command.payload_bytes();
-        if bytes > PORTION_BYTES_MAX {
-            break;
-        }
-        portion.extend(left.next());
-    }
-    Some(portion.into_iter().unzip())
 }

@@ -16,7 +16,7 @@ use rdb_proto::kvrpc::{
 use rdb_proto::metapb::Region;
 use rdb_proto::transport::Call;
 use rdb_proto::transport::limits::CONNECTION_BYTES_IN_FLIGHT_MAX;
-use rdb_storage::limits::COLD_KEYS_MAX;
+use rdb_storage::limits::{CONFLICT_VALUE_BYTES_MAX, CONFLICT_VALUES_BYTES_MAX};
 use rdb_storage::{Command, Role, Storage, StorageOptions, Submission};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use tonic::Code;
 use super::super::super::fixture::User;
 use super::super::super::point::{Operation, operation};
 use super::super::answers::{Packing, ReadyAnswers};
-use super::sorting::{PORTION_BYTES_MAX, next_portion};
+use super::super::writes::{COLD_KEYS_MAX, PORTION_BYTES_MAX, next_portion};
 use super::*;
 use crate::region::fixture::Led;
 use crate::router::Membership;
@@ -172,31 +172,45 @@ async fn a_message_for_several_regions_is_charged_once() {
     assert_eq!(fixture.bytes_taken(), 0);
 }
 
+/// How many of these writes each portion has.
+fn portions(requests: impl IntoIterator<Item = Request>, is_cold: bool) -> Vec<usize> {
+    let writes = requests.into_iter().map(|request| {
+        let Operation::Write(command, response) = operation(request).expect("valid") else {
+            panic!("it is a read");
+        };
+        let awaited = AwaitedWrite {
+            id: 0,
+            kind: Kind::RawPut,
+            trace: None,
+            response,
+        };
+        (command, awaited)
+    });
+    let mut left = writes.peekable();
+    let portions = std::iter::from_fn(|| next_portion(&mut left, is_cold));
+    portions.map(|(commands, _)| commands.len()).collect()
+}
+
 #[test]
 fn writes_are_submitted_in_portions_that_fit_into_an_entry() {
-    let portions = |sizes: &[usize]| {
-        let writes = sizes.iter().map(|&bytes| {
-            let (key, value) = ("k".into(), vec![0; bytes - 1].into());
-            let operation = operation(put_of(key, value)).expect("valid");
-            let Operation::Write(command, response) = operation else {
-                panic!("a put is a write");
-            };
-            let awaited = AwaitedWrite {
-                id: 0,
-                kind: Kind::RawPut,
-                trace: None,
-                response,
-            };
-            (command, awaited)
-        });
-        let mut left = writes.collect::<Vec<_>>().into_iter().peekable();
-        std::iter::from_fn(|| next_portion(&mut left).map(|(commands, _)| commands.len()))
-            .collect::<Vec<_>>()
+    let of_sizes = |sizes: &[usize]| {
+        let puts = sizes.iter();
+        let puts = puts.map(|&bytes| put_of("k".into(), vec![0; bytes - 1].into()));
+        portions(puts, false)
     };
     let half = PORTION_BYTES_MAX / 2;
-    assert_eq!(portions(&[half, half, 1, 1]), [2, 2]);
-    assert_eq!(portions(&[1, PORTION_BYTES_MAX, 1]), [1, 1, 1]);
-    assert!(portions(&[]).is_empty());
+    assert_eq!(of_sizes(&[half, half, 1, 1]), [2, 2]);
+    assert_eq!(of_sizes(&[1, PORTION_BYTES_MAX, 1]), [1, 1, 1]);
+    assert!(of_sizes(&[]).is_empty());
+}
+
+#[test]
+fn a_portion_that_is_not_in_memory_reads_few_keys_however_many_commands_it_has() {
+    let keys = || (0..2 * COLD_KEYS_MAX).map(|number| Bytes::from(number.to_string()));
+    assert_eq!(portions(keys().map(swap), true), [COLD_KEYS_MAX; 2]);
+    assert_eq!(portions(keys().map(swap), false), [2 * COLD_KEYS_MAX]);
+    let of_two_keys = keys().flat_map(|_| [swap("a".into()), put("k"), swap("b".into())]);
+    assert_eq!(portions(of_two_keys, true), [6 * COLD_KEYS_MAX]);
 }
 
 #[tokio::test]
@@ -230,10 +244,24 @@ fn store(storage: &Storage, keys: &[Bytes], value: impl Fn() -> Bytes) {
     stored.expect("stored");
 }
 
+/// The same for as many keys, whose names begin so.
+async fn stored(fixture: &Fixture, name: &str, count: usize, value_bytes: usize) -> Vec<Bytes> {
+    let keys = (0..count).map(|number| format!("{name}/{number}").into());
+    let keys: Vec<Bytes> = keys.collect();
+    let (storage, stored) = (fixture.storage.clone(), keys.clone());
+    let storing = move || store(&storage, &stored, || vec![0; value_bytes].into());
+    spawn_blocking(storing).await.expect("no panic");
+    keys
+}
+
 fn swap(key: Bytes) -> Request {
+    swap_at(1, key)
+}
+
+fn swap_at(expected_version: u64, key: Bytes) -> Request {
     Request::CompareAndSwap(CompareAndSwapRequest {
         key,
-        expected_version: 1,
+        expected_version,
         ..CompareAndSwapRequest::default()
     })
 }
@@ -243,12 +271,8 @@ async fn swaps_that_have_much_to_read_are_submitted_in_parts_and_others_together
     let fixture = fixture().await;
     // With the larger ones a submission of all of them reads more than a thread may that drives tasks.
     for (value_bytes, submissions) in [(1, 1), (70 << 10, 2)] {
-        let keys = (0..=COLD_KEYS_MAX).map(|number| format!("{value_bytes}/{number}").into());
-        let keys: Vec<Bytes> = keys.collect();
-        let (storage, stored) = (fixture.storage.clone(), keys.clone());
-        let storing = move || store(&storage, &stored, || vec![0; value_bytes].into());
-        spawn_blocking(storing).await.expect("no panic");
-        let count = keys.len();
+        let (name, count) = (format!("{value_bytes}"), COLD_KEYS_MAX + 1);
+        let keys = stored(&fixture, &name, count, value_bytes).await;
         let mut request = message(keys.into_iter().map(swap));
         request.message_bytes = 1024;
         let intake = fixture.take(request);
@@ -264,6 +288,57 @@ async fn swaps_that_have_much_to_read_are_submitted_in_parts_and_others_together
         });
         assert_eq!(swapped.count(), count);
     }
+}
+
+#[tokio::test]
+async fn a_write_does_not_pass_one_before_it_in_its_message_that_waits_for_its_keys() {
+    let fixture = fixture().await;
+    // More keys than one submission may read for, and more bytes than it may have.
+    let (many, much) = ((COLD_KEYS_MAX + 1, 0), (COLD_KEYS_MAX, PORTION_BYTES_MAX));
+    for (count, value_bytes) in [many, much] {
+        let keys = stored(&fixture, &count.to_string(), count, 70 << 10).await;
+        let before = [put_of("k".into(), "before".into())];
+        let swaps = keys.into_iter().map(swap);
+        let behind = [
+            put_of("large".into(), vec![0; value_bytes].into()),
+            put_of("k".into(), "behind".into()),
+        ];
+        let mut request = message(before.into_iter().chain(swaps).chain(behind));
+        request.message_bytes = 1024;
+        let intake = fixture.take(request);
+        assert!(intake.answered.is_empty());
+        assert!(intake.writes.len() > 1, "one submission would be in order");
+        for write in intake.writes {
+            drop(write.await);
+        }
+        let storage = fixture.storage.clone();
+        let read = spawn_blocking(move || storage.get_raw(b"k")).await;
+        let value = read.expect("no panic").expect("read");
+        assert_eq!(value.as_deref(), Some(&b"behind"[..]));
+    }
+}
+
+#[tokio::test]
+async fn the_conflicts_of_a_message_in_parts_share_what_a_message_may_have() {
+    let fixture = fixture().await;
+    let (count, value_bytes) = (COLD_KEYS_MAX + 2, CONFLICT_VALUE_BYTES_MAX);
+    let keys = stored(&fixture, "k", count, value_bytes).await;
+    let mut request = message(keys.into_iter().map(|key| swap_at(7, key)));
+    request.message_bytes = 1024;
+    let intake = fixture.take(request);
+    assert_eq!(intake.writes.len(), 2);
+    let mut groups = Vec::new();
+    for write in intake.writes {
+        groups.push(write.await);
+    }
+    let mut answers = fixture.packed(groups);
+    assert_eq!(answers.len(), count);
+    let responses = answers.iter_mut();
+    let responses = responses.filter_map(|answer| answer.response.as_mut());
+    let values = responses.filter_map(Response::value_mut);
+    let bytes: usize = values.map(|value| value.len()).sum();
+    let most = CONFLICT_VALUES_BYTES_MAX;
+    assert!((most / 2..=most).contains(&bytes), "{bytes}");
 }
 
 /// A directory in which these versioned keys are stored, the first of them in a damaged block and the last in another one.
