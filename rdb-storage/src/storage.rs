@@ -75,8 +75,8 @@ pub struct StorageStats {
     /// Reads of [`Reader`] that went to a blocking thread since the open: scans, reads of many keys, and those of data that
     /// was not in memory.
     pub disk_read_count: u64,
-    /// How often, since the open, a submission was put aside because its keys were not in memory, or their records too large to
-    /// be read at once. Submissions that are only warmed count, too.
+    /// How often, since the open, a submission was put aside or given back because its keys were not in memory, or their records too
+    /// large to be read at once. Submissions that are only warmed count, too. [`Storage::warm_from_disk`] does not count.
     pub cold_write_count: u64,
 }
 
@@ -233,6 +233,15 @@ impl Storage {
         self.inner.writer.admit_within(share, submission)
     }
 
+    /// Whether a write that was admitted before would still be, whatever room there is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WritesStopped`] and [`Error::Closed`]: it would not.
+    pub fn check_writes(&self, region_id: u64) -> Result<(), Error> {
+        self.inner.writer.check(region_id)
+    }
+
     /// Reads into memory what applying a submission reads: the versioned keys of its swaps and deletes. An
     /// [`apply_from_memory`](Self::apply_from_memory) that comes soon finds it then.
     ///
@@ -265,7 +274,7 @@ impl Storage {
         self.inner.writer.warm_from_memory(admitted)
     }
 
-    /// As [`warm`](Self::warm), but reads nothing right here.
+    /// As [`warm`](Self::warm), but reads nothing right here. For what [`warm_from_memory`](Self::warm_from_memory) gave back.
     pub fn warm_from_disk(
         &self,
         admitted: Admitted,

@@ -133,12 +133,13 @@ impl RegionHandle {
     }
 
     /// The same for parts of what was given back, and for what is behind it in the message. Each part is commands and how many bytes
-    /// of values their conflicts carry at most. It is a submission, and later parts do not pass it.
+    /// of values their conflicts carry at most. It is a submission, and later parts do not pass it. A part that is refused at once does
+    /// not keep later ones from being applied.
     pub(crate) fn submit_in_turn(
         &self,
         parts: Vec<(Vec<Command>, usize)>,
         room: &MessageRoom,
-    ) -> Vec<PendingOutcomes> {
+    ) -> Vec<Result<PendingOutcomes, Rejection>> {
         let submissions = parts.into_iter().map(|(commands, conflict_bytes_max)| {
             let submission = self.submission(commands, conflict_bytes_max);
             submission.of_message(Arc::clone(&room.0))

@@ -77,7 +77,7 @@ pub(super) struct AppliedEntry {
 pub(crate) type PendingOrBack = Result<PendingOutcomes, Vec<Command>>;
 
 /// Resolves to one outcome for each command that was submitted. Dropping it does not take the writes back, unless
-/// their turn has not come.
+/// their turn has not come: then what follows them in turn is lost, too.
 #[must_use = "a write is known to be done only by its outcome"]
 pub(crate) struct PendingOutcomes {
     outcomes: oneshot::Receiver<Outcomes>,

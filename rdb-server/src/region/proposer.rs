@@ -132,38 +132,47 @@ impl Proposer {
         Ok(Ok(pending))
     }
 
-    /// Queues submissions in their order. The turn of each comes when the one before is queued or refused. Only then is it admitted,
-    /// and are its keys read. So they take one of the threads that read, however many they are. One whose caller is gone when its
-    /// turn comes is left out.
+    /// Queues submissions in their order. All are admitted before this returns, so that the region's share counts those that wait. The
+    /// turn of each comes when the one before is queued or refused, and only then are its keys read. So they take one of the threads
+    /// that read, however many they are.
+    ///
+    /// If the caller of one is gone when its turn comes, it and all behind it are dropped: a stream that ends drops its callers one by
+    /// one, and that must leave no hole.
     pub(super) fn submit_in_turn(
         self: &Arc<Self>,
         submissions: impl Iterator<Item = Submission>,
-    ) -> Vec<PendingOutcomes> {
-        let with_callers = submissions.map(|submission| {
-            let (caller, pending) = Caller::new();
-            ((submission, caller), pending)
+    ) -> Vec<Result<PendingOutcomes, Rejection>> {
+        let mut left = Vec::new();
+        let submitted = submissions.map(|submission| {
+            let admitted = self.admit(submission);
+            admitted.map(|admitted| {
+                let (caller, pending) = Caller::new();
+                left.push((admitted, caller));
+                pending
+            })
         });
-        let (left, pending): (Vec<_>, Vec<_>) = with_callers.unzip();
+        let submitted: Vec<_> = submitted.collect();
         self.go_on(left.into_iter());
-        pending
+        submitted
     }
 
     /// Gives these their turns.
-    fn go_on(self: &Arc<Self>, mut left: IntoIter<(Submission, Caller)>) {
-        while let Some((submission, caller)) = left.next() {
+    fn go_on(self: &Arc<Self>, mut left: IntoIter<(Admitted, Caller)>) {
+        while let Some((admitted, caller)) = left.next() {
             if caller.outcomes.is_closed() {
-                continue;
+                return;
             }
-            match self.admit(submission) {
-                Ok(admitted) if admitted.keys_read().next().is_some() => {
-                    let proposer = Arc::clone(self);
-                    return self.storage.warm_from_disk(admitted, move |warmed| {
-                        proposer.push(warmed, caller);
-                        proposer.go_on(left);
-                    });
-                }
-                Ok(reads_nothing) => self.push(Ok(reads_nothing), caller),
-                Err(rejection) => caller.answer(Err(rejection.into())),
+            if let Err(rejection) = self.check(admitted.region_id()) {
+                drop(admitted);
+                caller.answer(Err(rejection.into()));
+            } else if admitted.keys_read().next().is_some() {
+                let proposer = Arc::clone(self);
+                return self.storage.warm_from_disk(admitted, move |warmed| {
+                    proposer.push(warmed, caller);
+                    proposer.go_on(left);
+                });
+            } else {
+                self.push(Ok(admitted), caller);
             }
         }
     }
@@ -171,6 +180,13 @@ impl Proposer {
     fn admit(&self, submission: Submission) -> Result<Admitted, Rejection> {
         self.leadership.check()?;
         Ok(self.storage.admit_within(&self.share, submission)?)
+    }
+
+    /// Refuses what was admitted when that would be refused now, whatever room there is. A closed storage calls back at once, so this
+    /// also ends the recursion of [`go_on`](Self::go_on).
+    fn check(&self, region_id: u64) -> Result<(), Rejection> {
+        self.leadership.check()?;
+        Ok(self.storage.check_writes(region_id)?)
     }
 
     /// Lets a submission wait for an entry, unless its keys could not be read.
@@ -331,11 +347,14 @@ fn epoch_version(waiting: &Waiting) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
+    use std::thread;
 
     use rdb_proto::errorpb::Fate;
+    use rdb_proto::errorpb::region_error::Kind;
     use rdb_proto::metapb::Region;
     use rdb_storage::{Command, Role, StorageOptions};
     use tempfile::TempDir;
+    use tokio::task::spawn_blocking;
 
     use super::super::fixture::Led;
     use super::*;
@@ -351,6 +370,14 @@ mod tests {
         Command::PutRaw {
             key: "k".into(),
             value: vec![0; value_bytes].into(),
+        }
+    }
+
+    fn swap(key: &'static str) -> Command {
+        Command::CompareAndSwap {
+            key: key.into(),
+            expected_version: 1,
+            value: "v".into(),
         }
     }
 
@@ -413,11 +440,6 @@ mod tests {
             let created = storage.compare_and_swap(key, 0, value.clone());
             assert_eq!(created, Ok(1));
         }
-        let swap = |key: &'static str| Command::CompareAndSwap {
-            key: key.into(),
-            expected_version: 1,
-            value: "v".into(),
-        };
         let quarter = |key| (vec![swap(key)], 1);
         assert_eq!(taken(&storage, keys.map(quarter).to_vec()), [4, 1]);
         assert_eq!(taken(&storage, vec![quarter("a"); 5]), [5]);
@@ -448,5 +470,58 @@ mod tests {
             };
             assert_eq!(fault.fate, Fate::NotApplied);
         }
+    }
+
+    /// The first reads, and cannot be queued while the queue is locked. So the turns of the others do not come.
+    fn parts() -> impl Iterator<Item = Submission> {
+        let commands = [swap("a"), put(1), swap("b")].into_iter();
+        commands.map(|command| Submission::new(1, vec![command]))
+    }
+
+    #[tokio::test]
+    async fn parts_that_wait_for_their_turn_are_refused_as_not_applied_when_the_storage_closes() {
+        let (_directory, storage) = storage();
+        let led = Led::begin(&storage, Region::default()).await;
+        led.shut_down().await;
+        let proposer = led.proposer();
+        let (closing, submitted) = {
+            let _queue = proposer.lock();
+            let submitted = proposer.submit_in_turn(parts());
+            let to_close = storage.clone();
+            let closing = spawn_blocking(move || to_close.close());
+            while storage.check_writes(1).is_ok() {
+                thread::yield_now();
+            }
+            (closing, submitted)
+        };
+        closing.await.expect("no panic").expect("flushed");
+        assert_eq!(submitted.len(), 3);
+        for (position, submitted) in submitted.into_iter().enumerate() {
+            let pending = submitted.expect("there is room");
+            let refused = pending.await.expect_err("the group has ended");
+            let is_closed = matches!(refused, Rejection::Routing(Kind::NotReady(_)));
+            // A thread may have read for the first one before.
+            let has_no_group = position == 0
+                && matches!(&refused, Rejection::Fault(fault) if fault.fate == Fate::NotApplied);
+            assert!(is_closed || has_no_group, "{position}: {refused:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_part_whose_caller_is_gone_is_not_applied() {
+        let (_directory, storage) = storage();
+        let led = Led::begin(&storage, Region::default()).await;
+        let proposer = led.proposer();
+        let last = {
+            let _queue = proposer.lock();
+            let mut submitted = proposer.submit_in_turn(parts());
+            let last = submitted.pop().expect("one for each part");
+            drop(submitted);
+            last.expect("there is room")
+        };
+        let Err(Rejection::Fault(fault)) = last.await else {
+            panic!("it was not lost");
+        };
+        assert_eq!(fault.fate, Fate::Unknown);
     }
 }

@@ -82,41 +82,60 @@ async fn a_region_whose_writes_wait_leaves_room_for_those_of_another() {
         key: key.into(),
         value: vec![0; 64 << 10].into(),
     };
-    let mut waiting = Vec::new();
-    let refused = loop {
-        match slow_handle.submit(vec![put("a")], 0) {
-            Ok(pending) => waiting.push(pending),
-            Err(refused) => break refused,
+    let submit = |in_turn: bool| {
+        if !in_turn {
+            return vec![slow_handle.submit(vec![put("a")], 0)];
         }
+        let room = slow_handle.take_message_room(64 << 10);
+        let parts = [create("a"), put("a")].into_iter();
+        let parts = parts.map(|command| (vec![command], 0)).collect();
+        slow_handle.submit_in_turn(parts, &room.expect("it leaves room"))
     };
-    let Rejection::Routing(Kind::ServerBusy(_)) = refused else {
-        panic!("{refused:?}");
-    };
-    let written = other_handle.submit(vec![put("n")], 0);
-    let written = written.expect("there is room").await;
-    assert_eq!(written.expect("applied"), [Outcome::Done]);
-    for written in waiting {
-        assert_eq!(written.await.expect("applied"), [Outcome::Done]);
+    for in_turn in [false, true] {
+        let mut waiting = Vec::new();
+        let refused = 'full: loop {
+            for submitted in submit(in_turn) {
+                match submitted {
+                    Ok(pending) => waiting.push(pending),
+                    Err(refused) => break 'full refused,
+                }
+            }
+        };
+        let Rejection::Routing(Kind::ServerBusy(_)) = refused else {
+            panic!("{refused:?}");
+        };
+        let written = other_handle.submit(vec![put("n")], 0);
+        let written = written.expect("there is room").await;
+        assert_eq!(written.expect("applied"), [Outcome::Done]);
+        for written in waiting {
+            assert_eq!(written.await.expect("applied").len(), 1);
+        }
+    }
+}
+
+fn create(key: &'static str) -> Command {
+    Command::CompareAndSwap {
+        key: key.into(),
+        expected_version: 0,
+        value: "v".into(),
     }
 }
 
 #[tokio::test]
-async fn a_part_that_is_refused_in_its_turn_does_not_hold_up_the_next() {
+async fn a_part_that_is_refused_does_not_hold_up_the_next() {
     let (_directory, storage) = storage();
     let led = Led::begin(&storage, region_1()).await;
     let handle = led.handle(region_1());
-    let create = |key: &'static str| Command::CompareAndSwap {
-        key: key.into(),
-        expected_version: 0,
-        value: "v".into(),
-    };
     let no_key = create("");
     let parts = [create("a"), no_key, create("b")].into_iter();
     let parts = parts.map(|command| (vec![command], 0));
     let room = handle.take_message_room(1).expect("there is room");
     let mut applied = Vec::new();
-    for pending in handle.submit_in_turn(parts.collect(), &room) {
-        applied.push(pending.await.is_ok());
+    for submitted in handle.submit_in_turn(parts.collect(), &room) {
+        applied.push(match submitted {
+            Ok(pending) => pending.await.is_ok(),
+            Err(_) => false,
+        });
     }
     assert_eq!(applied, [true, false, true]);
 }

@@ -96,7 +96,7 @@ impl Writer {
         share: &Arc<WriteShare>,
         submission: Submission,
     ) -> Result<Admitted, Error> {
-        self.worker.check(submission.region_id)?;
+        self.check(submission.region_id)?;
         submission.validate()?;
         let payload_bytes = submission.payload_bytes();
         let (bytes, held_bytes) = submission.charge_bytes(payload_bytes);
@@ -106,6 +106,11 @@ impl Writer {
             payload_bytes,
             room,
         ))
+    }
+
+    /// Refuses writes to a region when writing has ended.
+    pub(crate) fn check(&self, region_id: u64) -> Result<(), Error> {
+        self.worker.check(region_id)
     }
 
     /// Queues a submission. Never waits.
@@ -124,7 +129,7 @@ impl Writer {
         self.worker.warmer.warm(admitted, then);
     }
 
-    /// The same right here. `Err`: the submission is cold.
+    /// The same right here. `Err`: the submission is cold, and was counted as such.
     pub(crate) fn warm_from_memory(
         &self,
         admitted: Admitted,
@@ -132,13 +137,13 @@ impl Writer {
         self.worker.warmer.warm_from_memory(admitted)
     }
 
-    /// The same on another thread.
+    /// The same on another thread. It is not counted.
     pub(crate) fn warm_from_disk(
         &self,
         admitted: Admitted,
         then: impl FnOnce(Result<Admitted, NotWarmed>) + Send + 'static,
     ) {
-        self.worker.warmer.put_aside(admitted, Box::new(then));
+        self.worker.warmer.warm_from_disk(admitted, Box::new(then));
     }
 
     /// Applies entries of one region right here, and writes them at once. `None`: that would block, and nothing was applied.

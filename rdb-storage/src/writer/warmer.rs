@@ -72,11 +72,11 @@ impl Warmer {
     ) {
         match self.warm_from_memory(admitted) {
             Ok(warmed) => then(warmed),
-            Err(cold) => self.put_aside(cold, Box::new(then)),
+            Err(cold) => self.warm_from_disk(cold, Box::new(then)),
         }
     }
 
-    /// What `then` would be called with. `Err`: the submission is cold.
+    /// What `then` would be called with. `Err`: the submission is cold, and was counted as such.
     pub(super) fn warm_from_memory(
         &self,
         admitted: Admitted,
@@ -84,16 +84,24 @@ impl Warmer {
         let replacements = self.engine.replacements();
         match self.read(&admitted, Tier::Memory) {
             Ok(bytes) => Ok(Ok(admitted.warmed(bytes))),
-            Err((_, ReadError::NotInMemory)) => Err(admitted),
+            Err((_, ReadError::NotInMemory)) => {
+                self.note_cold();
+                Err(admitted)
+            }
             Err((position, ReadError::Failed(error))) => {
                 Ok(Err(self.met(&admitted, position, error, replacements)))
             }
         }
     }
 
-    /// Lets the threads read for a cold submission.
+    /// Counts a cold submission, and lets the threads read for it.
     pub(super) fn put_aside(&self, admitted: Admitted, then: Then) {
-        self.cold_count.fetch_add(1, Ordering::Relaxed);
+        self.note_cold();
+        self.warm_from_disk(admitted, then);
+    }
+
+    /// Lets the threads read for a submission that was counted already, or of which the first part was.
+    pub(super) fn warm_from_disk(&self, admitted: Admitted, then: Then) {
         let mut cold = Cold(Some((admitted, then)));
         let mut state = self.state();
         if state.closed {
@@ -127,6 +135,10 @@ impl Warmer {
             cold.answer(read.unwrap_or(Ok(0)));
         }));
         true
+    }
+
+    fn note_cold(&self) {
+        self.cold_count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many submissions were cold.
@@ -310,13 +322,13 @@ mod tests {
 
         let cold = warmer.warm_from_memory(swaps(&keys, 1)).unwrap_err();
         assert_eq!(cold.commands().len(), keys.len());
-        assert_eq!(warmer.cold_count(), 0);
         let (then, together) = answer();
-        warmer.warm(cold, then);
+        warmer.warm_from_disk(cold, then);
         assert!(together.try_recv().is_err());
         assert!(warmer.warm_next());
         let warm = together.try_recv().unwrap().unwrap();
         assert_eq!(warm.read_bytes(), keys.len() * RECORD_BYTES);
+        assert_eq!(warmer.cold_count(), 1);
     }
 
     #[test]

@@ -129,11 +129,13 @@ impl<'a> MessageWrites<'a> {
             waiting.push((submitted, conflict_room));
             parts.push((commands, conflict_bytes));
         }
-        let pending = region.submit_in_turn(parts, room);
-        let waiting = waiting.into_iter().zip(pending);
-        let answers = waiting
-            .map(|((submitted, conflict_room), pending)| submitted.wait(pending, conflict_room));
-        intake.writes.extend(answers);
+        let parts = region.submit_in_turn(parts, room);
+        for ((submitted, conflict_room), part) in waiting.into_iter().zip(parts) {
+            match part {
+                Ok(pending) => intake.writes.push(submitted.wait(pending, conflict_room)),
+                Err(rejection) => intake.answered.push(submitted.refused(rejection.into())),
+            }
+        }
     }
 
     fn submitted(

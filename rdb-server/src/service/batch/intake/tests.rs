@@ -103,6 +103,15 @@ impl Fixture {
         self.call.bytes_in_flight().connection.bytes_taken()
     }
 
+    /// All answers to a message.
+    async fn answers(&self, intake: Intake) -> Vec<BatchAnswer> {
+        let mut groups = intake.answered;
+        for write in intake.writes {
+            groups.push(write.await);
+        }
+        self.packed(groups)
+    }
+
     /// The answers of these groups.
     fn packed(&self, groups: Vec<AnswerGroup>) -> Vec<BatchAnswer> {
         let mut ready = ReadyAnswers::default();
@@ -278,15 +287,15 @@ async fn swaps_that_have_much_to_read_are_submitted_in_parts_and_others_together
         let intake = fixture.take(request);
         assert!(intake.answered.is_empty());
         assert_eq!(intake.writes.len(), submissions, "of {value_bytes} bytes");
-        let mut groups = Vec::new();
-        for write in intake.writes {
-            groups.push(write.await);
-        }
-        let answers = fixture.packed(groups);
-        let swapped = answers.iter().filter(|answer| {
-            matches!(&answer.response, Some(response @ Response::CompareAndSwap(_)) if !response.is_conflict())
-        });
-        assert_eq!(swapped.count(), count);
+        let answers = fixture.answers(intake).await;
+        assert!(answers.len() == count && answers.iter().all(is_applied));
+    }
+}
+
+fn is_applied(answer: &BatchAnswer) -> bool {
+    match &answer.response {
+        None | Some(Response::RegionError(_) | Response::Fault(_)) => false,
+        Some(response) => !response.is_conflict(),
     }
 }
 
@@ -308,9 +317,8 @@ async fn a_write_does_not_pass_one_before_it_in_its_message_that_waits_for_its_k
         let intake = fixture.take(request);
         assert!(intake.answered.is_empty());
         assert!(intake.writes.len() > 1, "one submission would be in order");
-        for write in intake.writes {
-            drop(write.await);
-        }
+        let answers = fixture.answers(intake).await;
+        assert!(answers.len() == count + 3 && answers.iter().all(is_applied));
         let storage = fixture.storage.clone();
         let read = spawn_blocking(move || storage.get_raw(b"k")).await;
         let value = read.expect("no panic").expect("read");
@@ -327,11 +335,7 @@ async fn the_conflicts_of_a_message_in_parts_share_what_a_message_may_have() {
     request.message_bytes = 1024;
     let intake = fixture.take(request);
     assert_eq!(intake.writes.len(), 2);
-    let mut groups = Vec::new();
-    for write in intake.writes {
-        groups.push(write.await);
-    }
-    let mut answers = fixture.packed(groups);
+    let mut answers = fixture.answers(intake).await;
     assert_eq!(answers.len(), count);
     let responses = answers.iter_mut();
     let responses = responses.filter_map(|answer| answer.response.as_mut());
@@ -365,35 +369,38 @@ fn damaged(keys: &[Bytes]) -> tempfile::TempDir {
 
 #[tokio::test]
 async fn damage_that_one_command_meets_is_told_to_that_one_and_the_others_can_be_retried() {
-    let keys: Vec<Bytes> = (0..100)
-        .map(|number| format!("{number:04}").into())
-        .collect();
-    let (first, last) = (keys[0].clone(), keys[99].clone());
-    let directory = spawn_blocking(move || damaged(&keys));
-    let fixture = fixture_in(directory.await.expect("no panic")).await;
-    let intake = fixture.take(message([put("a"), swap(first), swap(last)]));
-    let mut groups = intake.answered;
-    for write in intake.writes {
-        groups.push(write.await);
+    // The second message is submitted in two parts.
+    for (keys_before_last, submissions) in [(1, 1), (COLD_KEYS_MAX, 2)] {
+        let keys: Vec<Bytes> = (0..100)
+            .map(|number| format!("{number:04}").into())
+            .collect();
+        let swapped = keys[..keys_before_last].iter().chain(keys.last());
+        let swaps: Vec<_> = swapped.cloned().map(swap).collect();
+        let directory = spawn_blocking(move || damaged(&keys));
+        let fixture = fixture_in(directory.await.expect("no panic")).await;
+        let intake = fixture.take(message([put("a")].into_iter().chain(swaps)));
+        assert_eq!(intake.writes.len(), submissions);
+        let answers = fixture.answers(intake).await.into_iter();
+        let told: Vec<_> = answers
+            .map(|answer| match answer.response {
+                Some(Response::Fault(fault)) => {
+                    let fate = fault.error.as_ref().map(|error| error.fate());
+                    (answer.id, fault.code, fate)
+                }
+                other => panic!("{}: {other:?}", answer.id),
+            })
+            .collect();
+        let ids = 0..keys_before_last as u64 + 2;
+        let expected = ids.map(|id| {
+            let code = if id == 1 {
+                Code::DataLoss
+            } else {
+                Code::Unavailable
+            };
+            (id, code as u32, Some(Fate::NotApplied))
+        });
+        assert_eq!(told, expected.collect::<Vec<_>>());
     }
-    let answers = fixture.packed(groups).into_iter();
-    let told: Vec<_> = answers
-        .map(|answer| match answer.response {
-            Some(Response::Fault(fault)) => {
-                let fate = fault.error.as_ref().map(|error| error.fate());
-                (answer.id, fault.code, fate)
-            }
-            other => panic!("{}: {other:?}", answer.id),
-        })
-        .collect();
-    let not_applied = Some(Fate::NotApplied);
-    let stopped = Code::Unavailable as u32;
-    let expected = [
-        (0, stopped, not_applied),
-        (1, Code::DataLoss as u32, not_applied),
-        (2, stopped, not_applied),
-    ];
-    assert_eq!(told, expected);
 }
 
 #[tokio::test]
