@@ -57,14 +57,18 @@ impl Regions {
                 (_, WriteHealth::RegionsStopped { causes }) => causes.keys().copied().collect(),
                 (_, WriteHealth::Healthy) => Vec::new(),
             };
-            let handing_over = cannot_write.into_iter().map(|id| self.hand_over_one(id));
-            join_all(handing_over).await;
-            if rights.refuses() || self.log_stands_still() {
-                let ids = self.group_ids().into_iter();
-                let handing_over = join_all(ids.map(|id| self.hand_over_without_vote(id)));
-                // A group answers nothing while it waits for the log to note the vote for its successor.
-                let _ = timeout(self.leaderless_after(), handing_over).await;
-            }
+            let cannot_vote = rights.refuses() || self.log_stands_still();
+            let handing_over = async {
+                if cannot_vote {
+                    let ids = self.group_ids().into_iter();
+                    join_all(ids.map(|id| self.hand_over_without_vote(id))).await;
+                } else {
+                    let ids = cannot_write.into_iter();
+                    join_all(ids.map(|id| self.hand_over_one(id))).await;
+                }
+            };
+            // A group answers nothing while it waits for the log to note the vote for its successor.
+            let _ = timeout(self.leaderless_after(), handing_over).await;
         }
     }
 
