@@ -74,8 +74,7 @@ impl Regions {
 
     /// Whether the present write of the log takes longer than the longest election timeout.
     fn log_stands_still(&self) -> bool {
-        let timeout_ms = self.node.timing().election_timeout_max_ms;
-        self.node.log_writes_for() > Duration::from_millis(timeout_ms)
+        self.node.log_writes_for() > self.node.timing().log_patience()
     }
 
     /// Hands all regions that this store leads over to others, and waits a little for that.
