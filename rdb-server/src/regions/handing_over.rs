@@ -73,7 +73,7 @@ impl Regions {
     }
 
     /// Whether the present write of the log takes longer than the longest election timeout.
-    fn log_stands_still(&self) -> bool {
+    pub(crate) fn log_stands_still(&self) -> bool {
         self.node.log_writes_for() > self.node.timing().log_patience()
     }
 
