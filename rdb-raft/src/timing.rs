@@ -94,6 +94,11 @@ impl Timing {
         Duration::from_millis(self.election_timeout_max_ms.saturating_mul(4))
     }
 
+    /// How long a write of the log may take before the log counts as standing still.
+    pub fn log_patience(&self) -> Duration {
+        Duration::from_millis(self.election_timeout_max_ms)
+    }
+
     /// How long a leader waits for a quorum before it gives up a read.
     pub(crate) fn quorum_wait(&self) -> Duration {
         Duration::from_millis(self.election_timeout_min_ms)

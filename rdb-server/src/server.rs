@@ -45,6 +45,10 @@ const SERVICES: &[&str] = &["kvrpc.KvRaw", "kvrpc.KvCas", "kvrpc.KvBatch"];
 /// How often the health looks whether somebody leads the regions.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Why nothing is written while the log stands still, and what can be done.
+const STANDSTILL: &str = "a write of the Raft log has neither ended nor failed for longer than --raft-election-timeout-max-ms: check the disk \
+                          and what else uses it; if it does not go on, replace it";
+
 /// A running store. Dropping it starts the drain; [`wait`](Self::wait) sees it through.
 pub struct Server {
     regions: Arc<Regions>,
@@ -356,6 +360,7 @@ async fn keep_health(
     let mut looks = interval(HEALTH_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut was_serving = false;
+    let mut stood_still = false;
     loop {
         served.borrow_and_update();
         // Once it is true, the regions of the registration are there.
@@ -368,6 +373,13 @@ async fn keep_health(
             WriteHealth::Healthy | WriteHealth::RegionsStopped { .. } => None,
         };
         let log_cause = log_writes.borrow_and_update().cause();
+        let stands_still = regions.log_stands_still();
+        if stands_still && !stood_still {
+            tracing::warn!("{STANDSTILL}");
+        } else if stood_still && !stands_still {
+            tracing::info!("writes of the Raft log end again");
+        }
+        stood_still = stands_still;
         let has_stopped =
             matches!(write_health, WriteHealth::Stopped { .. }) || log_cause.is_some();
         let causes = [
@@ -377,6 +389,7 @@ async fn keep_health(
             left_out(&storage.unfinished_installs()),
             write_cause.or_else(|| write_health.cause()),
             log_cause,
+            stands_still.then(|| STANDSTILL.to_owned()),
             stopped(&groups.borrow_and_update()),
             leaderless,
         ];
@@ -405,7 +418,7 @@ async fn keep_health(
             changed = groups.changed() => changed,
             changed = served.changed() => changed,
             changed = damaged.changed() => changed,
-            // None of the above reports a silent leader, changed rights, or what a placement driver says.
+            // None of the above reports a silent leader, a log that stands still, changed rights, or what a placement driver says.
             _ = looks.tick() => Ok(()),
         };
         if changed.is_err() {

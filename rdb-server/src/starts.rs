@@ -9,8 +9,8 @@
 //! store's id. A directory with this file is refused: if it were served again, it might meet only stores that do not know better.
 //!
 //! The file `election-timeout` contains, in milliseconds, the longest election timeout by which this store may have promised a leader to
-//! elect nobody else. A longer one is written before the store promises anything by it, and a shorter one after the promises from
-//! before the start are over. Earlier releases know nothing of this file.
+//! elect nobody else, and a last line as `starts` has one. A longer one is written before the store promises anything by it, and a shorter
+//! one after the promises from before the start are over. Earlier releases know nothing of this file.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -90,8 +90,16 @@ pub(crate) async fn note_outdated(data_directory: PathBuf, by_store: u64) {
 pub(crate) fn promised_timeout_ms(data_directory: &Path, own_ms: u64) -> io::Result<u64> {
     let file = data_directory.join(TIMEOUT_FILE);
     let kept_ms = kept_timeout_ms(&file);
-    let promised_ms = own_ms.max(kept_ms.unwrap_or(0));
-    if kept_ms != Some(promised_ms) {
+    let promised_ms = own_ms.max(match &kept_ms {
+        Ok(kept_ms) => *kept_ms,
+        Err(error) if error.kind() == ErrorKind::NotFound => 0,
+        Err(error) => {
+            tracing::warn!(file = %file.display(), %error, "the election timeout of the last start is taken to be the default");
+            Timing::default().election_timeout_max_ms
+        }
+    });
+    // One that cannot be read is replaced in any case.
+    if kept_ms.ok() != Some(promised_ms) {
         keep_timeout(&file, promised_ms)?;
     }
     Ok(promised_ms)
@@ -101,7 +109,7 @@ pub(crate) fn promised_timeout_ms(data_directory: &Path, own_ms: u64) -> io::Res
 pub(crate) async fn forget_longer_timeout(data_directory: PathBuf, own_ms: u64) {
     let file = data_directory.join(TIMEOUT_FILE);
     let forgotten = spawn_blocking(move || match kept_timeout_ms(&file) {
-        Some(kept_ms) if kept_ms == own_ms => Ok(()),
+        Ok(kept_ms) if kept_ms == own_ms => Ok(()),
         _ => keep_timeout(&file, own_ms),
     });
     if let Err(error) = forgotten
@@ -112,22 +120,20 @@ pub(crate) async fn forget_longer_timeout(data_directory: PathBuf, own_ms: u64) 
     }
 }
 
-/// `None`: nothing was kept. If it cannot be read, the timeout is taken to have been the default one.
-fn kept_timeout_ms(file: &Path) -> Option<u64> {
-    match fs::read_to_string(file) {
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
-        kept => {
-            let kept_ms = kept.ok().and_then(|kept| kept.trim().parse().ok());
-            Some(kept_ms.unwrap_or_else(|| {
-                tracing::warn!(file = %file.display(), "the election timeout of the last start is not known");
-                Timing::default().election_timeout_max_ms
-            }))
-        }
-    }
+fn kept_timeout_ms(file: &Path) -> io::Result<u64> {
+    let kept = read_file(file)?;
+    let timeout_ms = kept.split_once('\n');
+    let timeout_ms = timeout_ms.and_then(|(timeout_ms, _)| timeout_ms.parse::<u64>().ok());
+    let timeout_ms = timeout_ms.filter(|&timeout_ms| format_timeout(timeout_ms) == kept);
+    timeout_ms.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "it is damaged"))
 }
 
 fn keep_timeout(file: &Path, timeout_ms: u64) -> io::Result<()> {
-    replace_file(file, format!("{timeout_ms}\n").as_bytes())
+    replace_file(file, format_timeout(timeout_ms).as_bytes())
+}
+
+fn format_timeout(timeout_ms: u64) -> String {
+    with_sum(&format!("{timeout_ms}\n"))
 }
 
 fn read_file(file: &Path) -> io::Result<String> {
@@ -143,7 +149,10 @@ fn format(own: u64, met: &BTreeMap<u64, u64>) -> String {
     let lines = met.iter();
     let lines = lines.map(|(store_id, start)| format!("{store_id} {start}\n"));
     let own = std::iter::once(format!("{OWN} {own}\n"));
-    let lines: String = own.chain(lines).collect();
+    with_sum(&own.chain(lines).collect::<String>())
+}
+
+fn with_sum(lines: &str) -> String {
     let sum = crc32c(lines.as_bytes());
     format!("{lines}{SUM} {sum:08x}\n")
 }
@@ -243,8 +252,29 @@ mod tests {
         assert_eq!(starts(400), 500);
         assert_eq!(starts(700), 700);
         assert_eq!(starts(500), 700);
-        fs::write(directory.path().join(TIMEOUT_FILE), [0xff]).expect("written");
+        let file = directory.path().join(TIMEOUT_FILE);
+        fs::write(&file, [0xff]).expect("written");
         assert_eq!(starts(500), 3000, "if it cannot be read");
+        let kept_ms = kept_timeout_ms(&file);
+        assert_eq!(kept_ms.expect("it is written anew"), 3000);
+    }
+
+    #[test]
+    fn an_election_timeout_with_any_change_is_not_read() {
+        let directory = tempfile::tempdir().expect("the temporary directory can be written");
+        let file = directory.path().join(TIMEOUT_FILE);
+        let kept = format_timeout(30_000);
+        let sum = crc32c(b"30000\n");
+        assert_eq!(kept, format!("30000\nsum {sum:08x}\n"));
+        for place in 0..kept.len() {
+            let mut damaged = kept.clone();
+            damaged.replace_range(place..=place, "");
+            fs::write(&file, &damaged).expect("written");
+            let refused = kept_timeout_ms(&file).expect_err(&damaged);
+            assert_eq!(refused.kind(), ErrorKind::InvalidData);
+        }
+        fs::write(&file, &kept).expect("written");
+        assert_eq!(kept_timeout_ms(&file).expect("it is whole"), 30_000);
     }
 
     #[tokio::test]

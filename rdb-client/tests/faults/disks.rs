@@ -138,6 +138,9 @@ async fn syncs_of_leaders_hang() {
         let leader = run.stores.leader().await;
         run.stores.hold_syncs(&[leader.store], &run.load).await;
         run.note_hit(leader);
+        let hanging = &mut run.stores.nodes[leader.store];
+        hanging.wait_for_log("neither ended nor failed").await;
+        hanging.wait_for_health(ServingStatus::NotServing).await;
         Of::Leaders.others_go_on(&run, leader).await;
         run.stores.shims[leader.store].release_syncs();
     }

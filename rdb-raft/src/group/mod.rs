@@ -233,7 +233,7 @@ impl Group {
         );
         let config = Arc::new(timing.config());
         let slow_streams = SlowStreams::default();
-        let backlog = log.backlog();
+        let backlog = log.backlog(timing.log_patience());
         let network = EndingStreams {
             network,
             streams: slow_streams.clone(),

@@ -75,12 +75,17 @@ impl Cache {
 
     /// Drops the first entries until there are not too many that are still to be applied, but none from `durable_end` on.
     pub(super) fn trim_unapplied(&mut self, durable_end: u64) {
-        while self.bytes > UNAPPLIED_BYTES_MAX
+        while self.has_many_unapplied()
             && self.first_index().is_some_and(|first| first < durable_end)
         {
             let dropped = self.entries.pop_front();
             self.uncount(dropped);
         }
+    }
+
+    /// Whether there are more than are kept until they are applied. After [`trim_unapplied`](Self::trim_unapplied) none of them is durable.
+    pub(super) fn has_many_unapplied(&self) -> bool {
+        self.bytes > UNAPPLIED_BYTES_MAX
     }
 
     /// The entries of a range, from the first on until they have `bytes_max`.

@@ -201,6 +201,11 @@ impl GroupLog {
         }
     }
 
+    /// Whether more of its entries are not durable than are kept until they are applied.
+    pub(super) fn has_much_unwritten(&self) -> bool {
+        self.state().cache.has_many_unapplied()
+    }
+
     /// The first index that the log holds or would hold, and the count of truncations.
     pub(super) fn first_index_and_truncations(&self) -> (u64, u64) {
         let state = self.state();

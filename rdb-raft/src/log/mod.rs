@@ -55,5 +55,5 @@ pub use store::LogStore;
 pub(crate) use store::{Backlog, Barrier};
 pub use writer::LogWriter;
 
-/// Most bytes of changes of all groups that wait for the device while groups take proposals.
+/// Most bytes of changes of all groups that wait for the device while all groups take proposals.
 const UNWRITTEN_BYTES_MAX: usize = 64 << 20;

@@ -1,14 +1,14 @@
 //! The writer's queue: all groups put jobs in, and one thread takes them out.
 //!
 //! It has no bound. Entries of other leaders are bounded by what their streams may have in flight. Those of a leader here are not bounded by
-//! what it has in flight: the others may commit them while the device stands still. So a group takes no proposals while the jobs have more
+//! what it has in flight: the others may commit them while the device stands still. So a group may refuse proposals while the jobs have more
 //! than [`UNWRITTEN_BYTES_MAX`](super::UNWRITTEN_BYTES_MAX). A group waits for its vote before it asks for anything else.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::health::stopped;
 use super::job::Job;
@@ -42,6 +42,8 @@ struct State {
     waiting: bool,
     /// Why no more jobs are taken in.
     closed: Option<String>,
+    /// When the jobs were taken that are being written. `None`: there are none.
+    taken_at: Option<Instant>,
 }
 
 impl Queue {
@@ -93,6 +95,7 @@ impl Queue {
             jobs.push(job);
         }
         if !jobs.is_empty() {
+            state.taken_at = Some(Instant::now());
             Taken::Jobs(jobs)
         } else if state.closed.is_some() {
             Taken::Closed
@@ -106,8 +109,19 @@ impl Queue {
         self.figures.unwritten_bytes.load(Relaxed)
     }
 
-    /// Notes that jobs of so many bytes were written, or have failed.
+    /// For how long the jobs that were taken last have been written by now. Zero: they are done.
+    pub(super) fn writes_for(&self) -> Duration {
+        let taken_at = self.state().taken_at;
+        taken_at.map_or(Duration::ZERO, |taken_at| taken_at.elapsed())
+    }
+
+    /// Notes that the jobs that were taken last, of so many bytes, were written, or have failed.
     pub(super) fn note_done(&self, bytes: usize) {
+        self.state().taken_at = None;
+        self.note_gone(bytes);
+    }
+
+    fn note_gone(&self, bytes: usize) {
         self.figures.unwritten_bytes.fetch_sub(bytes, Relaxed);
     }
 
@@ -123,7 +137,7 @@ impl Queue {
         self.close(cause);
         let jobs = std::mem::take(&mut self.state().jobs);
         for job in jobs {
-            self.note_done(job.bytes());
+            self.note_gone(job.bytes());
             job.complete(Err(cause));
         }
     }

@@ -1,7 +1,8 @@
 //! The log of a group as openraft writes it.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend};
@@ -62,9 +63,13 @@ impl LogStore {
         Barrier(Arc::clone(&self.queue))
     }
 
-    /// What the writer has not written yet, of all logs.
-    pub(crate) fn backlog(&self) -> Backlog {
-        Backlog(Arc::clone(&self.queue))
+    /// What the writer has not written yet. A write that takes longer than `patience` stands still.
+    pub(crate) fn backlog(&self, patience: Duration) -> Backlog {
+        Backlog {
+            log: Arc::downgrade(&self.log),
+            queue: Arc::clone(&self.queue),
+            patience,
+        }
     }
 
     /// A reader of this log. It sees every change at once.
@@ -73,14 +78,26 @@ impl LogStore {
     }
 }
 
-/// What the writer of all logs has not written yet.
+/// What the writer of all logs has not written yet, as one group sees it.
 #[derive(Clone)]
-pub(crate) struct Backlog(Arc<Queue>);
+pub(crate) struct Backlog {
+    /// It ends with the group.
+    log: Weak<GroupLog>,
+    queue: Arc<Queue>,
+    patience: Duration,
+}
 
 impl Backlog {
-    /// Whether it is so much that no group should propose anything more.
+    /// Whether it is so much that the group should propose nothing more. What other leaders send counts, too. So while the disk works, only
+    /// a group that has much of it itself is refused.
     pub(crate) fn is_full(&self) -> bool {
-        self.0.unwritten_bytes() > UNWRITTEN_BYTES_MAX
+        let has_much = || {
+            self.log
+                .upgrade()
+                .is_some_and(|log| log.has_much_unwritten())
+        };
+        self.queue.unwritten_bytes() > UNWRITTEN_BYTES_MAX
+            && (has_much() || self.queue.writes_for() > self.patience)
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -37,9 +36,6 @@ struct Shared {
     device: Arc<dyn LogDevice>,
     health: watch::Sender<LogHealth>,
     figures: Arc<LogFigures>,
-    started: Instant,
-    /// When the write that is under way began, in milliseconds after `started`, and one more. 0: none is. Relaxed: it stands for itself.
-    write_began_ms: AtomicU64,
 }
 
 impl LogWriter {
@@ -55,8 +51,6 @@ impl LogWriter {
             device,
             health: watch::Sender::new(LogHealth::Healthy),
             figures,
-            started: Instant::now(),
-            write_began_ms: AtomicU64::new(0),
         });
         let worker = Worker {
             shared: Arc::clone(&shared),
@@ -143,14 +137,7 @@ impl LogWriter {
 
     /// How long the write and sync that is under way has taken by now. Zero: none is.
     pub(crate) fn writes_for(&self) -> Duration {
-        let shared = &self.shared;
-        match shared.write_began_ms.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            began_ms => shared
-                .started
-                .elapsed()
-                .saturating_sub(Duration::from_millis(began_ms - 1)),
-        }
+        self.shared.queue.writes_for()
     }
 
     /// What it counts.
@@ -176,15 +163,6 @@ impl Drop for LogWriter {
 }
 
 impl Shared {
-    /// Writes and syncs a batch. [`LogWriter::writes_for`] tells for how long.
-    fn write(&self, batch: &Batch, sync: bool, began: Instant) -> io::Result<()> {
-        let began_ms = began.saturating_duration_since(self.started).as_millis() as u64;
-        self.write_began_ms.store(began_ms + 1, Ordering::Relaxed);
-        let written = self.device.write(batch, sync);
-        self.write_began_ms.store(0, Ordering::Relaxed);
-        written
-    }
-
     /// Notes a batch of jobs that was written, of so many bytes.
     fn note(&self, jobs: &[Job], bytes: usize, took: Duration) {
         let figures = &self.figures;
@@ -259,17 +237,21 @@ impl Worker {
     /// The last job is completed first. openraft takes completions as a high-water mark: the newest append of a group covers the older
     /// ones, which then wake nobody. Two completions within a microsecond would make openraft sleep for a tick of the clock.
     fn commit(&mut self, jobs: Vec<Job>) {
+        let bytes = jobs.iter().map(Job::bytes).sum();
+        let writing = Writing {
+            queue: &self.shared.queue,
+            bytes,
+        };
         self.batch.clear();
         for job in &jobs {
             job.write(&mut self.batch);
         }
         let sync = !Mutant::AcknowledgeBeforeSync.is_on();
         let began = Instant::now();
-        let written = self.shared.write(&self.batch, sync, began);
+        let written = self.shared.device.write(&self.batch, sync);
         let took = began.elapsed();
         let written = written.map_err(|error| error.to_string());
-        let bytes = jobs.iter().map(Job::bytes).sum();
-        self.shared.queue.note_done(bytes);
+        drop(writing);
         match &written {
             Ok(()) => self.shared.note(&jobs, bytes, took),
             Err(cause) => self.shared.stop(cause.clone()),
@@ -277,6 +259,18 @@ impl Worker {
         for job in jobs.into_iter().rev() {
             job.complete(written.as_ref().copied().map_err(String::as_str));
         }
+    }
+}
+
+/// Jobs of so many bytes that are being written. They are done also when the thread unwinds.
+struct Writing<'a> {
+    queue: &'a Queue,
+    bytes: usize,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.queue.note_done(self.bytes);
     }
 }
 
@@ -294,6 +288,7 @@ impl Drop for EndOfWriting<'_> {
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
+    use std::sync::atomic::Ordering;
 
     use futures::FutureExt;
     use openraft::LogState;
@@ -301,7 +296,7 @@ mod tests {
 
     use super::*;
     use crate::log::held_device::HeldDevice;
-    use crate::types::{Content, Entry, LogId, Vote};
+    use crate::types::{Content, Entry, LogId, Payload, Vote};
 
     #[tokio::test]
     async fn what_is_queued_of_a_log_that_is_destroyed_does_not_come_back() {
@@ -348,6 +343,51 @@ mod tests {
         drop(lock);
         voting.await.unwrap();
         assert_eq!(writer.writes_for(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn after_a_panic_nothing_is_being_written() {
+        let device = Arc::<HeldDevice>::default();
+        let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
+        let mut store = writer.open_group(1).unwrap();
+        let poisoned = Arc::clone(&device);
+        let poisoning = thread::spawn(move || {
+            let _lock = poisoned.lock.lock().unwrap();
+            assert!(poisoned.is_broken.load(Ordering::SeqCst), "on purpose");
+        });
+        assert!(poisoning.join().is_err());
+        store.save_vote(&Vote::new(1, 1)).await.unwrap_err();
+        assert_eq!(writer.writes_for(), Duration::ZERO);
+        writer.close();
+        assert_eq!(writer.shared.queue.unwritten_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn much_unwritten_stops_its_own_group_and_the_others_only_at_a_standstill() {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let device = Arc::<HeldDevice>::default();
+        let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
+        let quiet = writer.open_group(1).unwrap();
+        let mut busy = writer.open_group(2).unwrap();
+        let payload = Payload(vec![0; 1 << 20].into());
+        let entries = (0..=64).map(|index| Entry {
+            log_id: LogId::new_term_index(1, index),
+            payload: Content::Normal(payload.clone()),
+        });
+        let entries: Vec<_> = entries.collect();
+        let is_full = |log: &LogStore, patience| log.backlog(patience).is_full();
+        let lock = device.lock.lock().unwrap();
+        let appended = busy.append(entries, IOFlushed::noop()).now_or_never();
+        appended.unwrap().unwrap();
+        assert!(is_full(&busy, DAY));
+        assert!(!is_full(&quiet, DAY));
+        while writer.writes_for().is_zero() {
+            thread::yield_now();
+        }
+        assert!(is_full(&quiet, Duration::ZERO));
+        drop(lock);
+        busy.save_vote(&Vote::new(1, 1)).await.unwrap();
+        assert!(!is_full(&busy, Duration::ZERO));
     }
 
     #[tokio::test]

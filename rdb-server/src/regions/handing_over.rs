@@ -57,21 +57,24 @@ impl Regions {
                 (_, WriteHealth::RegionsStopped { causes }) => causes.keys().copied().collect(),
                 (_, WriteHealth::Healthy) => Vec::new(),
             };
-            let handing_over = cannot_write.into_iter().map(|id| self.hand_over_one(id));
-            join_all(handing_over).await;
-            if rights.refuses() || self.log_stands_still() {
-                let ids = self.group_ids().into_iter();
-                let handing_over = join_all(ids.map(|id| self.hand_over_without_vote(id)));
-                // A group answers nothing while it waits for the log to note the vote for its successor.
-                let _ = timeout(self.leaderless_after(), handing_over).await;
-            }
+            let cannot_vote = rights.refuses() || self.log_stands_still();
+            let handing_over = async {
+                if cannot_vote {
+                    let ids = self.group_ids().into_iter();
+                    join_all(ids.map(|id| self.hand_over_without_vote(id))).await;
+                } else {
+                    let ids = cannot_write.into_iter();
+                    join_all(ids.map(|id| self.hand_over_one(id))).await;
+                }
+            };
+            // A group answers nothing while it waits for the log to note the vote for its successor.
+            let _ = timeout(self.leaderless_after(), handing_over).await;
         }
     }
 
     /// Whether the present write of the log takes longer than the longest election timeout.
-    fn log_stands_still(&self) -> bool {
-        let timeout_ms = self.node.timing().election_timeout_max_ms;
-        self.node.log_writes_for() > Duration::from_millis(timeout_ms)
+    pub(crate) fn log_stands_still(&self) -> bool {
+        self.node.log_writes_for() > self.node.timing().log_patience()
     }
 
     /// Hands all regions that this store leads over to others, and waits a little for that.

@@ -45,7 +45,18 @@ async fn fixture(durability: Durability) -> Fixture {
 }
 
 async fn fixture_in(directory: TempDir, durability: Durability) -> Fixture {
-    let config = config(&directory, durability);
+    let storage = storage_in(&directory, durability).await;
+    let (regions, router) = regions_of(storage, durability, Timing::default()).await;
+    assert!(!regions.restore().await.expect("nothing is stored"));
+    Fixture {
+        regions,
+        router,
+        _directory: directory,
+    }
+}
+
+async fn storage_in(directory: &TempDir, durability: Durability) -> Storage {
+    let config = config(directory, durability);
     let opened = spawn_blocking(move || {
         let storage = Storage::open(&config.data_dir, config.storage_options());
         let storage = storage.expect("a new directory");
@@ -53,23 +64,20 @@ async fn fixture_in(directory: TempDir, durability: Durability) -> Fixture {
         assigned.expect("it belongs to nobody");
         storage
     });
-    let storage = opened.await.expect("no panic");
+    opened.await.expect("no panic")
+}
+
+async fn regions_of(storage: Storage, durability: Durability, timing: Timing) -> (Regions, Router) {
     let router = Router::new(CancellationToken::new());
     let opened = Regions::open(
         storage,
         router.clone(),
         durability,
-        Timing::default(),
+        timing,
         1 << 30,
         Dialing::default(),
     );
-    let regions = opened.await.expect("a new log");
-    assert!(!regions.restore().await.expect("nothing is stored"));
-    Fixture {
-        regions,
-        router,
-        _directory: directory,
-    }
+    (opened.await.expect("a new log"), router)
 }
 
 fn region(peers: &[(u64, u64)]) -> Region {
@@ -197,6 +205,25 @@ async fn a_region_whose_group_tells_nothing_is_led_by_nobody() {
         fixture.regions.led_by_anybody(),
         BTreeMap::from([(REGION, false)])
     );
+}
+
+#[tokio::test]
+async fn what_was_promised_by_a_longer_timeout_is_kept_until_it_is_over() {
+    let directory = directory();
+    let storage = storage_in(&directory, Durability::Sync).await;
+    let data_directory = storage.directory();
+    let promised_ms = |own_ms| promised_timeout_ms(&data_directory, own_ms).expect("written");
+    let timing = Timing {
+        heartbeat_ms: 10,
+        election_timeout_min_ms: 30,
+        election_timeout_max_ms: 200,
+    };
+    assert_eq!(promised_ms(400), 400, "by an earlier start");
+    let (regions, _router) = regions_of(storage, Durability::Sync, timing).await;
+    assert_eq!(regions.node.promises_last(), Duration::from_millis(440));
+    assert_eq!(promised_ms(100), 400);
+    regions.forget_promises().await;
+    assert_eq!(promised_ms(100), 200);
 }
 
 #[tokio::test]
