@@ -99,19 +99,21 @@ impl Terminal {
     /// Waits until it has read a line for the `times`th time.
     pub(super) async fn has_read(&self, times: usize) {
         const BRACKETED_PASTE_ENDS: &str = "\x1b[?2004l";
-        found(&format!("it has read line {times}"), async || {
-            let ended = self.shown().matches(BRACKETED_PASTE_ENDS).count();
-            (ended >= times).then_some(())
-        })
-        .await;
+        self.shows_often("it has read", BRACKETED_PASTE_ENDS, times)
+            .await;
     }
 
     /// Waits until it reads a line for the `times`th time. What is typed before that, the terminal may throw away on Ctrl-C.
     pub(super) async fn reads(&self, times: usize) {
         const BRACKETED_PASTE_BEGINS: &str = "\x1b[?2004h";
-        found(&format!("it reads line {times}"), async || {
-            let begun = self.shown().matches(BRACKETED_PASTE_BEGINS).count();
-            (begun >= times).then_some(())
+        self.shows_often("it reads", BRACKETED_PASTE_BEGINS, times)
+            .await;
+    }
+
+    /// Waits for something that is shown with each line.
+    async fn shows_often(&self, what: &str, text: &str, times: usize) {
+        found(&format!("{what} line {times}"), async || {
+            (self.shown().matches(text).count() >= times).then_some(())
         })
         .await;
     }
