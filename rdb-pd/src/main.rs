@@ -1,7 +1,5 @@
 //! `rdb-pd`: runs FlareDB's placement driver until it is asked to stop.
 
-use std::process::ExitCode;
-
 use rdb_pd::{Config, Pd};
 use rdb_proto::transport::{process, settings};
 use tikv_jemallocator::Jemalloc;
@@ -10,7 +8,7 @@ use tikv_jemallocator::Jemalloc;
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-fn main() -> ExitCode {
+fn main() -> ! {
     let config: Config = settings::read(Config::validate);
     let flags = config.serve.clone();
     flags.run("rdb-pd", async |termination| {

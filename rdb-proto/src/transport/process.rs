@@ -6,7 +6,6 @@ use std::error::Error;
 use std::future::Future;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
-use std::process::ExitCode;
 
 use tokio_util::sync::CancellationToken;
 
@@ -67,14 +66,15 @@ pub trait ServerProcess {
     }
 }
 
-/// Runs a server's program to its exit code, with logging to stderr. With TLS, SIGHUP has the certificates read again, and does not end it.
-/// Threads that are still busy at the end, e.g. with a disk that does not answer, get [`EXIT_TIMEOUT`].
+/// Runs a server's program and ends the process with its exit code, with logging to stderr. With TLS, SIGHUP has the certificates read again, and does not end it.
+/// Threads that are still busy at the end, e.g. with a disk that does not answer, get [`EXIT_TIMEOUT`]. Then the process ends under them:
+/// without the destructors of RocksDB's globals, which would wait for its threads or take away what they use.
 pub fn run<E: ProcessError>(
     name: &str,
     log_filter: LogFilter,
     has_tls: bool,
     process: impl AsyncFnOnce(Termination) -> Result<(), E>,
-) -> ExitCode {
+) -> ! {
     tracing_subscriber::fmt()
         .with_env_filter(log_filter)
         .with_writer(std::io::stderr)
@@ -85,18 +85,19 @@ pub fn run<E: ProcessError>(
             "this is a build for measurements, with FLAREDB_WITHOUT_FIGURES: most of its metrics stay at 0"
         );
     }
-    match run_to_end(has_tls, process) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+    let code = match run_to_end(has_tls, process) {
+        Ok(Ok(())) => 0,
         Ok(Err(error)) => {
             let failure = error.failure();
             eprintln!("{name}: {:#}", anyhow::Error::from(error));
-            ExitCode::from(failure as u8)
+            failure as i32
         }
         Err(error) => {
             eprintln!("{name}: cannot run: {error}");
-            ExitCode::from(Failure::Passing as u8)
+            Failure::Passing as i32
         }
-    }
+    };
+    signal_hook::low_level::exit(code)
 }
 
 fn run_to_end<E>(

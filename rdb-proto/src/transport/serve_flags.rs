@@ -154,12 +154,12 @@ macro_rules! serve_flags {
                 Ok(telemetry(audit, collector, origin))
             }
 
-            /// Runs the program of a server with these flags to its exit code.
+            /// Runs the program of a server with these flags, and ends the process with its exit code.
             pub fn run<E: $crate::transport::process::ProcessError>(
                 &self,
                 name: &str,
                 process: impl AsyncFnOnce($crate::transport::Termination) -> Result<(), E>,
-            ) -> std::process::ExitCode {
+            ) -> ! {
                 let has_tls = self.tls_cert.is_some();
                 $crate::transport::process::run(name, self.log_level.clone(), has_tls, process)
             }

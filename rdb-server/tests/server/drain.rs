@@ -18,8 +18,9 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
 use crate::harness::{
-    CallPath, Cluster, HANG_GUARD, Node, binary, connect, guarded, over_both_paths,
+    CallPath, Cluster, HANG_GUARD, Node, binary, connect, found, guarded, over_both_paths, skipped,
 };
+use crate::held_disk;
 
 /// What the design promises for a drain.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -220,6 +221,39 @@ async fn a_reflection_stream_that_never_ends_does_not_outlast_the_drain() {
 async fn a_store_that_still_waits_for_its_registration_stops_at_once() {
     let mut cluster = Cluster::of_a_waiting_store().await;
     assert_drains(&mut cluster.store).await;
+}
+
+/// Threads of RocksDB are in the kernel at the end. The process neither waits for them nor lets them fall over what its end takes away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_whose_disk_does_not_answer_stops_with_code_0_and_loses_nothing_acknowledged() {
+    let Some((mut cluster, shim)) = held_disk::prepare() else {
+        return skipped("there is no C compiler");
+    };
+    cluster.pd.start_serving().await;
+    cluster.store.start_serving().await;
+    let client = cluster.client().await.with_timeout(HANG_GUARD);
+    client.raw_put("acknowledged", "1").await.expect("put");
+
+    let held_at = shim.hold_syncs();
+    let writer = client.clone();
+    let write = tokio::spawn(async move { writer.raw_put("held", "1").await });
+    found("the write waits for a sync", async || {
+        shim.has_unsynced_log(&held_at).then_some(())
+    })
+    .await;
+    cluster.store.terminate();
+    let status = cluster.store.exited().await;
+    assert!(status.success(), "{status}: {}", cluster.store.log());
+    shim.release_syncs();
+
+    cluster.store.start_serving().await;
+    assert_eq!(client.raw_get("acknowledged").await, Ok(Some("1".into())));
+    // Its answer is lost with the store, or it was not applied and is made again.
+    let written = guarded("the writer is answered", write).await;
+    match written.expect("no panic") {
+        Ok(()) => assert_eq!(client.raw_get("held").await, Ok(Some("1".into()))),
+        Err(error) => assert!(matches!(error, Error::Undetermined { .. }), "{error:?}"),
+    }
 }
 
 /// Runs a server program that is expected to end by itself.

@@ -15,6 +15,7 @@ mod format_2;
 #[allow(dead_code, unused_imports, unused_macros)]
 #[path = "../../../rdb-client/tests/e2e/harness/mod.rs"]
 mod harness;
+mod held_disk;
 mod membership;
 mod operator;
 mod placement;

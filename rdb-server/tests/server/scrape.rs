@@ -1,14 +1,13 @@
 //! What one look at a store with many regions costs, and that it waits for no write. Regions do not split yet, so a placement driver of
 //! the test makes them up.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::harness::{Cluster, HANG_GUARD, Metrics, Node, found, guarded, http_get, skipped};
+use crate::harness::{HANG_GUARD, Metrics, Node, found, guarded, http_get, skipped};
+use crate::held_disk;
 use crate::scripted_pd::ScriptedPd;
-use crate::shim::{Shim, ShimLibrary};
 
 const REGIONS: u64 = 1000;
 
@@ -49,17 +48,10 @@ async fn a_scrape_of_a_thousand_regions_takes_20_ms_at_most() {
 /// If a look took a lock that a write holds while it is synced, it would have no end here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_look_at_a_store_does_not_wait_for_a_write_whose_sync_does_not_end() {
-    let mut cluster = Cluster::prepare();
-    // The shim sees paths without links.
-    let place = fs::canonicalize(cluster.directory.path()).expect("it is there");
-    let Some(library) = ShimLibrary::compile(&place) else {
+    let Some((mut cluster, shim)) = held_disk::prepare() else {
         return skipped("there is no C compiler");
     };
-    let shim = Shim::of(&place.join("store"));
     cluster.store = cluster.store.with_status();
-    for (name, value) in shim.environment(&library, 1.0) {
-        cluster.store.set_environment(name, value);
-    }
     cluster.pd.start_serving().await;
     cluster.store.start_serving().await;
     let address = cluster.store.status_address().await;
