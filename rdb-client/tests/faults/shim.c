@@ -5,6 +5,7 @@
  * SHIM_LEDGER      a file that gets a struct record for each file that was synced, removed or replaced there
  * SHIM_FAIL_SYNC   as long as a file of this name exists, no sync in the directory succeeds
  * SHIM_HOLD_SYNC   as long as a file of this name exists, each sync in the directory waits, and writes a line to it that names its file
+ * SHIM_HOLD_ENDING of files whose names end so only
  * SHIM_CLOCK_RATE  how fast the monotonic clock runs, 1 by default
  * SHIM_CLOCK       a file that gets a struct reading of the clock
  * SHIM_STEPS       a file that gets a line before each step: a sync, removal, renaming or making of something in the directory
@@ -42,7 +43,7 @@ struct reading {
     volatile int64_t shown_ns;
 };
 
-static const char *data_dir, *fail_sync, *hold_sync;
+static const char *data_dir, *fail_sync, *hold_sync, *hold_ending = "";
 static int ledger = -1, steps = -1;
 static long step_count, kill_at;
 static double rate = 1;
@@ -92,9 +93,15 @@ static void step(const char *what, const char *path)
     }
 }
 
+static int ends_with(const char *path, const char *ending)
+{
+    size_t length = strlen(path), ending_length = strlen(ending);
+    return length >= ending_length && !strcmp(path + length - ending_length, ending);
+}
+
 static void wait_while_held(const char *path)
 {
-    int holding = hold_sync ? open(hold_sync, O_WRONLY | O_APPEND | O_CLOEXEC) : -1;
+    int holding = hold_sync && ends_with(path, hold_ending) ? open(hold_sync, O_WRONLY | O_APPEND | O_CLOEXEC) : -1;
     if (holding < 0)
         return;
     dprintf(holding, "%s\n", path + strlen(data_dir) + 1);
@@ -284,11 +291,13 @@ long syscall(long number, ...)
 
 __attribute__((constructor)) static void begin(void)
 {
-    const char *path = getenv("SHIM_LEDGER");
+    const char *path;
     data_dir = getenv("SHIM_DATA_DIR");
     fail_sync = getenv("SHIM_FAIL_SYNC");
     hold_sync = getenv("SHIM_HOLD_SYNC");
-    if (path && (ledger = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)) < 0)
+    if ((path = getenv("SHIM_HOLD_ENDING")))
+        hold_ending = path;
+    if ((path = getenv("SHIM_LEDGER")) && (ledger = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)) < 0)
         die("SHIM_LEDGER");
     if ((path = getenv("SHIM_STEPS")) && (steps = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600)) < 0)
         die("SHIM_STEPS");
