@@ -430,8 +430,7 @@ async fn keep_health(
 /// Which region is damaged, if one is.
 fn damage(damaged: &BTreeMap<u64, Damage>) -> Option<String> {
     let (&region_id, damage) = damaged.first_key_value()?;
-    let told = damage.error(region_id).to_string();
-    Some(told.replace('\n', "; "))
+    Some(damage.told(region_id))
 }
 
 /// Why nothing is written any more, if data is damaged and this store has one region only: then it is that one's.

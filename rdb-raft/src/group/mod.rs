@@ -440,7 +440,7 @@ impl Group {
 /// less of the log than of the state, and the missing entries have been applied.
 ///
 /// The entry at the position need not be read. A log whose last entry has the term of the position, or a later one, has the same entry there
-/// as all logs of the group, since that entry was committed.
+/// as all logs of the group, since that entry was committed, and was applied only after others in its place were durably gone.
 fn check_start(
     vote: Option<Vote>,
     last: Option<LogId>,

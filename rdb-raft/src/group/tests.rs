@@ -10,12 +10,13 @@ use futures::{StreamExt, stream};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use openraft::storage::RaftLogStorage;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::purge::{LOG_BYTES_MAX, Purging};
 use super::{Alone, Group, RaftMetrics};
 use crate::log::held_device::HeldDevice;
-use crate::log::{LogWriter, MemoryDevice};
+use crate::log::{LogDevice, LogWriter, MemoryDevice};
 use crate::machine::{
     Applied, ApplyError, Committed, ReceivedSnapshot, SnapshotSink, SnapshotSource, StateMachine,
 };
@@ -34,6 +35,8 @@ struct Counting {
     flushed: Mutex<Applied>,
     asked: AtomicUsize,
     flushes: AtomicUsize,
+    applying: mpsc::Sender<LogId>,
+    applied: Mutex<mpsc::Receiver<LogId>>,
 }
 
 impl Counting {
@@ -52,6 +55,7 @@ impl Counting {
             .into_iter()
             .map(|id| (id, StoreNode { store_id: id }));
         let membership = Membership::new(vec![voters], nodes.collect::<BTreeMap<_, _>>()).unwrap();
+        let (applying, applied) = mpsc::channel();
         Arc::new(Self {
             flushed: Mutex::new(Applied {
                 position: beginning,
@@ -59,6 +63,8 @@ impl Counting {
             }),
             asked: AtomicUsize::default(),
             flushes: AtomicUsize::default(),
+            applying,
+            applied: Mutex::new(applied),
         })
     }
 
@@ -66,10 +72,18 @@ impl Counting {
         let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
         (count(&self.asked), count(&self.flushes))
     }
+
+    /// The next entry that is applied, if that is within `patience`. Blocks.
+    fn next_applied(&self, patience: Duration) -> Result<LogId, mpsc::RecvTimeoutError> {
+        self.applied.lock().unwrap().recv_timeout(patience)
+    }
 }
 
 impl StateMachine for Counting {
     fn apply(&self, entries: &[Committed], _: bool) -> Result<Vec<Answer>, ApplyError> {
+        for Committed { entry, .. } in entries {
+            self.applying.send(entry.log_id).map_err(io::Error::other)?;
+        }
         Ok(entries.iter().map(|_| Answer::default()).collect())
     }
 
@@ -98,7 +112,15 @@ async fn start(machine: &Arc<Counting>) -> (LogWriter, Group) {
 }
 
 async fn start_with(timing: Timing, machine: &Arc<Counting>) -> (LogWriter, Group) {
-    let writer = LogWriter::start(Arc::<MemoryDevice>::default()).unwrap();
+    start_on(Arc::<MemoryDevice>::default(), timing, machine).await
+}
+
+async fn start_on(
+    device: Arc<dyn LogDevice>,
+    timing: Timing,
+    machine: &Arc<Counting>,
+) -> (LogWriter, Group) {
+    let writer = LogWriter::start(device).unwrap();
     let log = writer.open_group(1).unwrap();
     let machine = Arc::clone(machine) as _;
     let group = Group::start(1, timing, 0, log, machine, Alone).await;
@@ -184,38 +206,13 @@ impl ReceivedSnapshot for Told {
 /// The log has entries that a snapshot contradicts. Were the snapshot durable before they are gone, the next start would refuse both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_is_installed_only_after_what_contradicts_it_is_durably_gone() {
-    let device = Arc::<HeldDevice>::default();
-    let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
-    let log = writer.open_group(1).unwrap();
-    let machine = Counting::new();
-    let group = Group::start(
-        1,
-        Timing::default(),
-        0,
-        log,
-        Arc::clone(&machine) as _,
-        Alone,
-    );
-    let group = group.await.unwrap();
-    let leader = |term| Vote::new_committed(term, 2);
-    let entries = (1..=9).map(|index| Entry {
-        log_id: LogId::new_term_index(1, index),
-        payload: Content::Blank,
-    });
-    let append = AppendEntriesRequest {
-        vote: leader(1),
-        prev_log_id: Some(LogId::new_term_index(0, 0)),
-        entries: entries.collect(),
-        leader_commit: None,
-    };
+    let (device, machine) = (Arc::<HeldDevice>::default(), Counting::new());
+    let (writer, group) = start_on(Arc::clone(&device) as _, TICKING, &machine).await;
+    let append = append(1, LogId::new_term_index(0, 0), 9);
     assert!(group.append_entries(append).await.unwrap().is_success());
-    let heartbeat = AppendEntriesRequest {
-        vote: leader(3),
-        prev_log_id: Some(LogId::new_term_index(0, 0)),
-        entries: Vec::new(),
-        leader_commit: None,
-    };
-    assert!(group.append_entries(heartbeat).await.unwrap().is_success());
+    let leader = heartbeat(3);
+    let vote = leader.vote;
+    assert!(group.append_entries(leader).await.unwrap().is_success());
 
     let held = device.lock.lock().unwrap();
     let applied = Applied {
@@ -226,18 +223,79 @@ async fn a_snapshot_is_installed_only_after_what_contradicts_it_is_durably_gone(
     let installing = group.clone();
     let installing = tokio::spawn(async move {
         let received = Box::new(Told(told));
-        installing.install(leader(3), applied, received).await
+        installing.install(vote, applied, received).await
     });
     let early = installed.recv_timeout(Duration::from_millis(200));
     assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout));
     drop(held);
     installed.recv().unwrap();
-    assert_eq!(installing.await.unwrap(), Ok(leader(3)));
+    assert_eq!(installing.await.unwrap(), Ok(vote));
     group.shut_down().await;
     let mut log = writer.open_group(1).unwrap();
     // openraft purges what the snapshot has in its place after it has answered, so maybe not before the end.
     let left = log.get_log_state().await.unwrap();
     assert_eq!(left.last_log_id, left.last_purged_log_id, "no entry");
+}
+
+/// A follower in term 3 that has entries 1 to 3 of term 1, and has applied the first one before it was durable.
+async fn follower(device: &Arc<HeldDevice>, machine: &Arc<Counting>) -> (LogWriter, Group) {
+    let (writer, group) = start_on(Arc::clone(device) as _, TICKING, machine).await;
+    assert!(appends(&group, heartbeat(1)).await.unwrap());
+    let first = LogId::new_term_index(1, 1);
+    let append = AppendEntriesRequest {
+        leader_commit: Some(first),
+        ..append(1, LogId::new_term_index(0, 0), 3)
+    };
+    let held = device.lock.lock().unwrap();
+    let appending = appends(&group, append);
+    assert_eq!(machine.next_applied(GUARD), Ok(first));
+    drop(held);
+    assert!(appending.await.unwrap());
+    assert!(appends(&group, heartbeat(3)).await.unwrap());
+    (writer, group)
+}
+
+/// Has it replace entries 2 and 3 by others, which are committed. It must not apply them while the device is held.
+fn replaces(group: &Group, machine: &Counting) -> JoinHandle<bool> {
+    let append = AppendEntriesRequest {
+        leader_commit: Some(LogId::new_term_index(3, 3)),
+        ..append(3, LogId::new_term_index(1, 1), 3)
+    };
+    let appending = appends(group, append);
+    let early = machine.next_applied(Duration::from_millis(200));
+    assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout));
+    appending
+}
+
+/// Were the state durable before the entries are gone that were replaced, the next start would refuse the log and the state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_are_applied_only_after_those_that_they_replace_are_durably_gone() {
+    let (device, machine) = (Arc::<HeldDevice>::default(), Counting::new());
+    let (_writer, group) = follower(&device, &machine).await;
+    let held = device.lock.lock().unwrap();
+    let appending = replaces(&group, &machine);
+    drop(held);
+    for index in 2..=3 {
+        let applied = machine.next_applied(GUARD);
+        assert_eq!(applied, Ok(LogId::new_term_index(3, index)));
+    }
+    assert!(appending.await.unwrap());
+    group.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_fails_ends_the_wait_for_what_is_replaced_and_nothing_is_applied() {
+    let (device, machine) = (Arc::<HeldDevice>::default(), Counting::new());
+    let (_writer, group) = follower(&device, &machine).await;
+    let held = device.lock.lock().unwrap();
+    let appending = replaces(&group, &machine);
+    device.is_broken.store(true, Ordering::SeqCst);
+    drop(held);
+    assert!(!appending.await.unwrap());
+    let shut_down = timeout(GUARD, group.shut_down()).await;
+    shut_down.expect("nothing waits any more");
+    let applied = machine.next_applied(Duration::ZERO);
+    assert_eq!(applied, Err(mpsc::RecvTimeoutError::Timeout));
 }
 
 /// openraft's timer goes off each other millisecond, and nobody campaigns.
@@ -266,6 +324,28 @@ fn heartbeat(term: u64) -> AppendEntriesRequest<TypeConfig> {
         entries: Vec::new(),
         leader_commit: None,
     }
+}
+
+/// Entries of the leader of a term, after one and up to an index.
+fn append(term: u64, after: LogId, last_index: u64) -> AppendEntriesRequest<TypeConfig> {
+    let entries = (after.index + 1..=last_index).map(|index| Entry {
+        log_id: LogId::new_term_index(term, index),
+        payload: Content::Blank,
+    });
+    AppendEntriesRequest {
+        prev_log_id: Some(after),
+        entries: entries.collect(),
+        ..heartbeat(term)
+    }
+}
+
+/// Sends it. Says whether it was taken, once it is durable.
+fn appends(group: &Group, append: AppendEntriesRequest<TypeConfig>) -> JoinHandle<bool> {
+    let group = group.clone();
+    tokio::spawn(async move {
+        let appended = group.append_entries(append).await;
+        appended.is_ok_and(|answer| answer.is_success())
+    })
 }
 
 /// Waits until openraft's timer wakes the core of a group, more often than anything that is left to be done.

@@ -34,6 +34,8 @@ struct State {
     applied_end: u64,
     /// Grows with each truncation. By it one knows whether an index still is the entry that it was.
     truncations: u64,
+    /// How many of the truncations are not durable yet.
+    unwritten_truncations: u64,
 }
 
 /// What a log holds of a range, at one moment.
@@ -71,6 +73,7 @@ impl GroupLog {
             durable_end: end_after(last),
             applied_end: 0,
             truncations: 0,
+            unwritten_truncations: 0,
         };
         Ok(Self {
             group_id,
@@ -151,7 +154,18 @@ impl GroupLog {
         }
         state.durable_end = state.durable_end.min(kept_end);
         state.truncations += 1;
+        state.unwritten_truncations += 1;
         removed
+    }
+
+    /// Notes that one more truncation is durable.
+    pub(super) fn set_truncated(&self) {
+        self.state().unwritten_truncations -= 1;
+    }
+
+    /// Whether a truncation is not durable yet. If the writer has stopped, it never will be.
+    pub(super) fn has_unwritten_truncation(&self) -> bool {
+        self.state().unwritten_truncations > 0
     }
 
     /// Removes the entries up to `upto` and returns their indexes, or `None` if that was done before.

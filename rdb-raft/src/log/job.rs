@@ -49,7 +49,7 @@ pub(super) enum Job {
         reached: oneshot::Sender<io::Result<()>>,
     },
     Truncate {
-        group_id: u64,
+        log: Arc<GroupLog>,
         removed: Range<u64>,
     },
     Purge {
@@ -115,13 +115,13 @@ impl Job {
                 batch.delete_range(&start, &end);
             }
             Self::Barrier { .. } => {}
-            Self::Truncate { group_id, removed } => {
+            Self::Truncate { log, removed } => {
                 if removed.end - removed.start > POINT_DELETES_MAX {
-                    delete_range(*group_id, removed, batch);
+                    delete_range(log.group_id(), removed, batch);
                     return;
                 }
                 for index in removed.clone() {
-                    batch.delete(&keys::entry(*group_id, index));
+                    batch.delete(&keys::entry(log.group_id(), index));
                 }
             }
             Self::Purge {
@@ -163,6 +163,7 @@ impl Job {
                 // A group that has ended does not need its answer.
                 let _ = done.send(result.map_err(stopped));
             }
+            Self::Truncate { log, .. } if result.is_ok() => log.set_truncated(),
             Self::Truncate { .. } | Self::Purge { .. } => {}
         }
     }
@@ -202,7 +203,7 @@ impl Drop for Flushed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::Change;
+    use crate::log::{Change, MemoryDevice};
 
     fn changes(job: &Job) -> (usize, bool) {
         let mut batch = Batch::default();
@@ -213,8 +214,10 @@ mod tests {
 
     #[test]
     fn only_long_tails_are_truncated_by_a_range_delete() {
+        let log = GroupLog::open(&MemoryDevice::default(), 1, Arc::default()).unwrap();
+        let log = Arc::new(log);
         let truncate = |removed| Job::Truncate {
-            group_id: 1,
+            log: Arc::clone(&log),
             removed,
         };
         assert_eq!(changes(&truncate(5..1029)), (1024, false));

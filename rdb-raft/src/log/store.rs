@@ -58,9 +58,12 @@ impl LogStore {
         self.log.is_unused()
     }
 
-    /// A barrier, to wait until changes of this log are durable.
+    /// A barrier, to wait until truncations of this log are durable.
     pub(crate) fn barrier(&self) -> Barrier {
-        Barrier(Arc::clone(&self.queue))
+        Barrier {
+            log: Arc::clone(&self.log),
+            queue: Arc::clone(&self.queue),
+        }
     }
 
     /// What the writer has not written yet. A write that takes longer than `patience` stands still.
@@ -101,15 +104,27 @@ impl Backlog {
     }
 }
 
-/// Waits for what a [`LogStore`] has queued.
-pub(crate) struct Barrier(Arc<Queue>);
+/// Keeps what comes in the place of truncated entries from being durable before they are gone. Otherwise the next start could find a log
+/// that contradicts the state.
+pub(crate) struct Barrier {
+    log: Arc<GroupLog>,
+    queue: Arc<Queue>,
+}
 
 impl Barrier {
-    /// Waits until all changes so far are durable.
+    /// Waits until all truncations so far are durable. Nearly always they are, so it only looks. Entries that were appended need not be
+    /// durable: a log may end before the state.
+    ///
+    /// # Errors
+    ///
+    /// When the writer has stopped and a truncation is not durable.
     pub(crate) async fn pass(&self) -> io::Result<()> {
+        if !self.log.has_unwritten_truncation() {
+            return Ok(());
+        }
         let (reached, durable) = oneshot::channel();
-        self.0.push(Job::Barrier { reached })?;
-        let ended = |_| stopped("the writer ended before the changes were written");
+        self.queue.push(Job::Barrier { reached })?;
+        let ended = |_| stopped("the writer ended before the truncation was written");
         durable.await.map_err(ended)?
     }
 }
@@ -159,7 +174,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             return Ok(());
         }
         self.queue.push(Job::Truncate {
-            group_id: self.log.group_id(),
+            log: Arc::clone(&self.log),
             removed,
         })
     }

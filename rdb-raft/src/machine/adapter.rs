@@ -186,6 +186,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
     where
         Entries: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
+        // openraft has truncated what these replace.
+        self.barrier.pass().await?;
         let mut entries = entries.fuse();
         while let Some(first) = entries.next().await {
             // The group's core has ended, and left what it had queued.
@@ -221,8 +223,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         if self.user.should_stop() {
             return Err(io::Error::other("the group has ended"));
         }
-        // Entries that conflict with the snapshot were truncated. If the state were durable and the truncation were not, the next
-        // start would find a log that contradicts the state.
+        // openraft has truncated entries that conflict with the snapshot.
         self.barrier.pass().await?;
         let installed = spawn_blocking(move || received.install()).await;
         installed.map_err(io::Error::other)??;
