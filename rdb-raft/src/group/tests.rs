@@ -19,7 +19,7 @@ use crate::log::{LogWriter, MemoryDevice};
 use crate::machine::{
     Applied, ApplyError, Committed, ReceivedSnapshot, SnapshotSink, SnapshotSource, StateMachine,
 };
-use crate::node::Groups;
+use crate::node::{Groups, Node};
 use crate::supervisor::beat_groups;
 use crate::timing::Timing;
 use crate::types::{
@@ -350,4 +350,26 @@ async fn openrafts_timer_is_back_when_beats_end() {
     beats.abort();
     wakes(&group).await;
     group.shut_down().await;
+}
+
+/// By which no promise is kept for long.
+const BRIEF: Timing = Timing {
+    heartbeat_ms: 10,
+    election_timeout_min_ms: 30,
+    election_timeout_max_ms: 31,
+};
+
+#[tokio::test]
+async fn the_groups_of_a_node_keep_what_was_promised_by_a_longer_timeout() {
+    let device = Arc::<MemoryDevice>::default();
+    let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
+    let mut log = writer.open_group(1).unwrap();
+    log.save_vote(&Vote::new(1, 2)).await.unwrap();
+    writer.close();
+    let node = Node::start(BRIEF, device).unwrap();
+    let node = node.after_promises(TICKING.election_timeout_max_ms);
+    let began = tokio::time::Instant::now();
+    let group = node.open(1, 1, Counting::new(), Alone).await.unwrap();
+    assert!(group.quarantine.votes_from >= began + node.promises_last());
+    node.shut_down().await;
 }
