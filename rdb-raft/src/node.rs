@@ -331,9 +331,9 @@ impl Node {
         self.log.health()
     }
 
-    /// How long the log has been at its present write and sync. Zero: there is none. A disk may neither finish nor fail it.
-    pub fn log_writes_for(&self) -> Duration {
-        self.log.writes_for()
+    /// Whether the present write and sync of the log takes longer than the longest election timeout. A disk may neither finish nor fail it.
+    pub fn log_stands_still(&self) -> bool {
+        self.log.writes_for() > self.timing.log_patience()
     }
 
     /// What all groups count.

@@ -95,7 +95,7 @@ impl Timing {
     }
 
     /// How long a write of the log may take before the log counts as standing still.
-    pub fn log_patience(&self) -> Duration {
+    pub(crate) fn log_patience(&self) -> Duration {
         Duration::from_millis(self.election_timeout_max_ms)
     }
 

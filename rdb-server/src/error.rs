@@ -156,7 +156,7 @@ pub(crate) enum Rejection {
 }
 
 /// How long a client that met a full queue waits at least. The writer empties its queue with every sync, a few milliseconds.
-const QUEUE_BACKOFF: Duration = Duration::from_millis(20);
+pub(crate) const QUEUE_BACKOFF: Duration = Duration::from_millis(20);
 
 /// The answer of a store that cannot serve now.
 pub(crate) fn not_ready(reason: &str) -> NotReady {

@@ -315,6 +315,9 @@ impl Group {
         payload: Bytes,
         complete: impl FnOnce(Result<Answer, ProposeError>) + Send + 'static,
     ) {
+        if let Err(refused) = self.check_takes_proposals() {
+            return complete(Err(refused));
+        }
         let early = self
             .hasty
             .as_ref()
@@ -326,14 +329,6 @@ impl Group {
             }
             None => Proposal::new(complete),
         };
-        // Cloned, since the completion may look at the metrics.
-        let running = self.raft.metrics().borrow_watched().running_state.clone();
-        if let Err(fatal) = running {
-            return proposal.refused(fatal.to_string());
-        }
-        if self.backlog.is_full() {
-            return proposal.refused("too much waits to be written to the Raft log".to_owned());
-        }
         let raft = self.raft.clone();
         let queued = self.lasting(async move {
             let completion = Some(proposal.completion());
@@ -345,6 +340,21 @@ impl Group {
         // Otherwise tokio would sometimes make it wait although there is room, and another proposal would come earlier. A
         // proposal that still waits goes on without this call, until there is room or the group ends.
         let _ = unconstrained(queued).now_or_never();
+    }
+
+    /// Refuses proposals of a group that has ended, or whose log is far behind.
+    fn check_takes_proposals(&self) -> Result<(), ProposeError> {
+        if let Err(Ended { cause, .. }) = self.check_running() {
+            return Err(ProposeError::NotQueued { cause });
+        }
+        if !self.backlog.is_full() {
+            return Ok(());
+        }
+        // Once it hands over, another peer leads, or will soon.
+        if self.lease.is_suspended(self.leader().term) {
+            return Err(ProposeError::NotLeader);
+        }
+        Err(ProposeError::Busy)
     }
 
     /// Whether a linearizable read may look at the state now. It never waits; `false` means that

@@ -16,6 +16,9 @@ pub enum ProposeError {
     /// This peer does not lead the group, or is not certain of it at the moment. The proposal is not applied and will not be.
     #[error("the peer does not lead the group")]
     NotLeader,
+    /// The log is far behind. The proposal is not applied and will not be.
+    #[error("too much waits to be written to the Raft log")]
+    Busy,
     /// The group took nothing in. The proposal is not applied and will not be.
     #[error("the group takes no proposals: {cause}")]
     NotQueued {
@@ -34,7 +37,7 @@ impl ProposeError {
     /// Whether the proposal certainly is not applied and will not be.
     pub fn is_certain(&self) -> bool {
         match self {
-            Self::NotLeader | Self::NotQueued { .. } => true,
+            Self::NotLeader | Self::Busy | Self::NotQueued { .. } => true,
             Self::Unknown { .. } => false,
         }
     }

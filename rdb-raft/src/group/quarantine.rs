@@ -20,7 +20,7 @@ use crate::timing::Timing;
 #[derive(Clone, Copy)]
 pub(super) struct Quarantine {
     /// When it may vote.
-    votes_from: Instant,
+    pub(super) votes_from: Instant,
     /// When it may campaign by the clock.
     campaigns_from: Instant,
 }

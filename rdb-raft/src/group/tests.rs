@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, stream};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use openraft::storage::RaftLogStorage;
@@ -14,17 +16,18 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::purge::{LOG_BYTES_MAX, Purging};
-use super::{Alone, Group, RaftMetrics};
+use super::{Alone, Group, ProposeError, RaftMetrics};
 use crate::log::held_device::HeldDevice;
 use crate::log::{LogDevice, LogWriter, MemoryDevice};
 use crate::machine::{
     Applied, ApplyError, Committed, ReceivedSnapshot, SnapshotSink, SnapshotSource, StateMachine,
 };
-use crate::node::Groups;
+use crate::node::{Groups, Node};
 use crate::supervisor::beat_groups;
 use crate::timing::Timing;
 use crate::types::{
-    Answer, Content, Entry, LogId, Membership, StoreNode, StoredMembership, TypeConfig, Vote,
+    Answer, Content, Entry, LogId, Membership, Payload, StoreNode, StoredMembership, TypeConfig,
+    Vote,
 };
 
 /// Fails a test that waits in vain.
@@ -429,5 +432,63 @@ async fn openrafts_timer_is_back_when_beats_end() {
     sleeps(&group).await;
     beats.abort();
     wakes(&group).await;
+    group.shut_down().await;
+}
+
+/// By which no promise is kept for long.
+const BRIEF: Timing = Timing {
+    heartbeat_ms: 10,
+    election_timeout_min_ms: 30,
+    election_timeout_max_ms: 31,
+};
+
+#[tokio::test]
+async fn the_groups_of_a_node_keep_what_was_promised_by_a_longer_timeout() {
+    let device = Arc::<MemoryDevice>::default();
+    let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
+    let mut log = writer.open_group(1).unwrap();
+    log.save_vote(&Vote::new(1, 2)).await.unwrap();
+    writer.close();
+    let node = Node::start(BRIEF, device).unwrap();
+    let node = node.after_promises(TICKING.election_timeout_max_ms);
+    let began = tokio::time::Instant::now();
+    let group = node.open(1, 1, Counting::new(), Alone).await.unwrap();
+    assert!(group.quarantine.votes_from >= began + node.promises_last());
+    node.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_leader_whose_log_is_full_is_busy_until_it_hands_over() {
+    let device = Arc::<HeldDevice>::default();
+    let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
+    let log = writer.open_group(1).unwrap();
+    let alone = Counting::of_members([1].into(), [1].into());
+    let group = Group::start(1, BRIEF, 0, log, alone, Alone).await.unwrap();
+    group.lead_alone().await.unwrap();
+    let outcome = || {
+        let (told, outcome) = mpsc::channel();
+        let complete = move |answer: Result<Answer, _>| drop(told.send(answer.map(drop)));
+        group.propose(Bytes::new(), complete);
+        outcome.try_recv()
+    };
+
+    let mut other = writer.open_group(2).unwrap();
+    let payload = Payload(vec![0; 1 << 20].into());
+    let entries = (0..=64).map(|index| Entry {
+        log_id: LogId::new_term_index(1, index),
+        payload: Content::Normal(payload.clone()),
+    });
+    let entries: Vec<_> = entries.collect();
+    let held = device.lock.lock().unwrap();
+    let flushed = openraft::storage::IOFlushed::noop();
+    let appended = other.append(entries, flushed).now_or_never();
+    appended.unwrap().unwrap();
+    while writer.writes_for() <= BRIEF.log_patience() {
+        thread::yield_now();
+    }
+    assert_eq!(outcome(), Ok(Err(ProposeError::Busy)));
+    let _hand_over = Arc::clone(&group.lease).hand_over();
+    assert_eq!(outcome(), Ok(Err(ProposeError::NotLeader)));
+    drop(held);
     group.shut_down().await;
 }

@@ -257,6 +257,29 @@ async fn a_log_with_another_entry_in_the_place_of_the_last_applied_one_does_not_
     assert_eq!(refused(device, state).await, contradicts);
 }
 
+/// A leader applies what others have before its own disk has it.
+#[tokio::test]
+async fn a_log_that_ends_before_the_state_goes_on_after_it() {
+    let peer = Peer::first().await;
+    let device = Arc::new(peer.device.after_power_cut(usize::MAX));
+    let applied = peer.kill_and_start().await;
+    applied.propose(b"a").outcome().await.unwrap();
+    applied.payloads.flush().unwrap();
+    let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
+    let mut log = writer.open_group(1).unwrap();
+    log.save_vote(&Vote::new(2, 1)).await.unwrap();
+    let last = log.get_log_state().await.unwrap().last_log_id;
+    assert_eq!(last, Some(log_id(1, 1)));
+    let position = applied.payloads.flushed().unwrap().position;
+    assert_eq!(position, Some(log_id(2, 3)));
+
+    let device = device.after_power_cut(usize::MAX);
+    let peer = Peer::start(device, applied.payloads.after_crash()).await;
+    assert_eq!(peer.propose(b"b").outcome().await, Ok(2));
+    let peer = peer.kill_and_start().await;
+    assert_eq!(peer.payloads.payloads(), ["a", "b"]);
+}
+
 #[tokio::test]
 async fn every_start_leads_in_a_term_of_its_own() {
     let leader = |term| Leader {

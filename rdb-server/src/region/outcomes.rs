@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use rdb_proto::error::Fault;
+use rdb_proto::error::{Fault, busy};
 use rdb_proto::errorpb::{EpochNotMatch, Fate, region_error::Kind};
 use rdb_raft::Answer;
 use rdb_raft::group::ProposeError;
@@ -16,7 +16,7 @@ use tonic::Code;
 
 use super::Leadership;
 use super::progress::{Applying, WriteProgress};
-use crate::error::Rejection;
+use crate::error::{QUEUE_BACKOFF, Rejection};
 
 pub(super) type Outcomes = Result<Vec<Outcome>, Refused>;
 
@@ -135,6 +135,9 @@ pub(super) fn of_entry(
 /// Why a proposal has no answer.
 pub(super) fn unanswered(error: ProposeError, leadership: &Leadership) -> Rejection {
     match error {
+        // Too few others are heard of, so one of them may lead by now.
+        ProposeError::Busy if leadership.is_stalled() => leadership.refusal(),
+        ProposeError::Busy => Rejection::Routing(busy(QUEUE_BACKOFF)),
         ProposeError::NotLeader => leadership.refusal(),
         ProposeError::NotQueued { cause } => leadership.not_done(cause),
         ProposeError::Unknown { cause } => undetermined(&cause),

@@ -4,6 +4,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
 use rdb_proto::errorpb::region_error::Kind;
 use rdb_proto::metapb::RegionEpoch;
+use rdb_raft::group::ProposeError;
 use rdb_storage::{Outcome, Role, StorageOptions};
 use tempfile::TempDir;
 use tokio::runtime::Builder;
@@ -138,6 +139,24 @@ async fn a_part_that_is_refused_does_not_hold_up_the_next() {
         });
     }
     assert_eq!(applied, [true, false, true]);
+}
+
+#[tokio::test]
+async fn a_leader_whose_log_is_full_is_busy_unless_another_store_may_lead() {
+    let [(_first, first), (_second, second)] = [storage(), storage()];
+    let led = Led::begin(&first, region_1()).await;
+    let leaderless = Led::begin_leaderless(&second, region_1()).await;
+    let refusal = |led: &Led| outcomes::unanswered(ProposeError::Busy, led.proposer().leadership());
+    let busy = refusal(&led);
+    assert!(
+        matches!(busy, Rejection::Routing(Kind::ServerBusy(_))),
+        "{busy:?}"
+    );
+    let not_led = refusal(&leaderless);
+    assert!(
+        matches!(not_led, Rejection::Routing(Kind::NotLeader(_))),
+        "{not_led:?}"
+    );
 }
 
 /// The log is what is synced.

@@ -72,9 +72,9 @@ impl Regions {
         }
     }
 
-    /// Whether the present write of the log takes longer than the longest election timeout.
+    /// Whether the log waits too long for its disk.
     pub(crate) fn log_stands_still(&self) -> bool {
-        self.node.log_writes_for() > self.node.timing().log_patience()
+        self.node.log_stands_still()
     }
 
     /// Hands all regions that this store leads over to others, and waits a little for that.

@@ -86,10 +86,7 @@ impl Setting {
     /// A store that serves and enforces rights.
     async fn start_enforcing(&self) -> Node {
         self.enforce("own/");
-        let mut store = self.store("store");
-        store.start_serving().await;
-        store.wait_for_log(HOLD).await;
-        store
+        start_holding(self.store("store")).await
     }
 
     /// Has the region of the first store have this voter, too.
@@ -199,6 +196,21 @@ async fn put(store: &Node, token: Option<&Token>, key: &str) -> Result<(), Statu
     }
 }
 
+/// Starts a store, and waits until it serves and has a copy of the rights.
+async fn start_holding(mut store: Node) -> Node {
+    store.start_serving().await;
+    store.wait_for_log(HOLD).await;
+    store
+}
+
+/// Waits until a store takes a put of this key from a caller without a token.
+async fn everybody_is_served(store: &Node, key: &str) {
+    found("everybody is served", async || {
+        put(store, None, key).await.ok()
+    })
+    .await;
+}
+
 fn code(outcome: Result<(), Status>) -> Code {
     let Err(status) = outcome else {
         return Code::Ok;
@@ -275,10 +287,7 @@ async fn a_store_that_was_told_serves_nobody_after_a_restart_until_it_has_a_copy
     setting.pd.set_away(false);
     setting.ada_gets(&store, Code::Ok).await;
     setting.pd.enforce_nothing();
-    found("everybody is served", async || {
-        put(&store, None, "other").await.ok()
-    })
-    .await;
+    everybody_is_served(&store, "other").await;
     found("the mark is gone", async || (!mark.exists()).then_some(())).await;
     setting.pd.set_away(true);
     store.kill();
@@ -286,10 +295,7 @@ async fn a_store_that_was_told_serves_nobody_after_a_restart_until_it_has_a_copy
     // It has a token, so rights may have been switched on again meanwhile.
     assert_eq!(code(put(&store, None, "other").await), Code::Unavailable);
     setting.pd.set_away(false);
-    found("everybody is served again", async || {
-        put(&store, None, "other").await.ok()
-    })
-    .await;
+    everybody_is_served(&store, "other").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -372,9 +378,8 @@ async fn a_right_that_is_revoked_is_refused_on_an_open_stream() {
 async fn a_copy_that_is_too_old_refuses_everything_until_it_is_renewed() {
     let setting = Setting::new().await;
     setting.enforce("own/");
-    let mut store = setting.store("store").with_flag("--auth-stale-max-s", "15");
-    store.start_serving().await;
-    store.wait_for_log(HOLD).await;
+    let store = setting.store("store").with_flag("--auth-stale-max-s", "15");
+    let store = start_holding(store).await;
     setting.ada_gets(&store, Code::Ok).await;
     setting.pd.set_away(true);
     let refused = setting.ada_gets(&store, Code::Unavailable).await;
@@ -466,10 +471,7 @@ async fn a_store_with_regions_and_without_a_token_needs_to_be_told_nothing() {
         .wait_for_log("registered with the placement driver")
         .await;
     setting.heartbeats_go_on().await;
-    found("everybody is served", async || {
-        put(&store, None, "k").await.ok()
-    })
-    .await;
+    everybody_is_served(&store, "k").await;
 }
 
 /// Rights may have been switched on while it was down.
@@ -491,10 +493,7 @@ async fn a_store_with_regions_and_a_token_serves_nobody_before_it_was_told() {
     setting.heartbeats_go_on().await;
     assert_eq!(code(put(&store, None, "k").await), Code::Unavailable);
     setting.pd.keep_rights(false);
-    found("everybody is served", async || {
-        put(&store, None, "k").await.ok()
-    })
-    .await;
+    everybody_is_served(&store, "k").await;
     assert!(!store.data_dir().join(MARK).exists());
 }
 
@@ -520,9 +519,7 @@ async fn that_rights_are_not_enforced_is_believed_only_of_who_has_taken_the_stor
     let (setting, other) = (Setting::new().await, ScriptedPd::start("", "").await);
     other.register_nobody();
     setting.enforce("own/");
-    let mut store = setting.store_asking_first(&other);
-    store.start_serving().await;
-    store.wait_for_log(HOLD).await;
+    let mut store = start_holding(setting.store_asking_first(&other)).await;
     setting.pd.set_away(true);
     store.kill();
     let before = other.questions();
@@ -596,15 +593,13 @@ async fn rights_of_a_backup_count_though_they_have_a_version_that_is_known() {
 async fn a_store_that_refuses_everything_for_want_of_rights_has_others_lead() {
     let setting = Setting::new().await;
     setting.enforce("own/");
-    let mut first = setting.store("first").with_flag("--auth-stale-max-s", "15");
-    first.start_serving().await;
-    first.wait_for_log(HOLD).await;
-    let (mut second, mut third) = (setting.store("second"), setting.store("third"));
-    for (id, store) in [(2, &mut second), (3, &mut third)] {
-        store.start_serving().await;
-        store.wait_for_log(HOLD).await;
-        setting.add_voter(id).await;
-    }
+    let first = setting.store("first").with_flag("--auth-stale-max-s", "15");
+    let first = start_holding(first).await;
+    let (second, third) = (setting.store("second"), setting.store("third"));
+    let second = start_holding(second).await;
+    setting.add_voter(2).await;
+    let third = start_holding(third).await;
+    setting.add_voter(3).await;
     setting.ada_gets(&first, Code::Ok).await;
     setting.pd.set_away(true);
     found("another one takes the write", async || {
@@ -634,19 +629,14 @@ async fn a_store_that_is_not_let_in_serves_nobody_though_it_was_never_told() {
     store.start();
     setting.ada_gets(&store, Code::Unavailable).await;
     setting.pd.enforce_nothing();
-    found("everybody is served", async || {
-        put(&store, None, "k").await.ok()
-    })
-    .await;
+    everybody_is_served(&store, "k").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_stores_replicate_with_their_tokens() {
     let setting = Setting::new().await;
     let first = setting.start_enforcing().await;
-    let mut second = setting.store("second");
-    second.start_serving().await;
-    second.wait_for_log(HOLD).await;
+    let second = start_holding(setting.store("second")).await;
     setting.add_voter(2).await;
     // Either one needs the other for it.
     found("a store takes the write", async || {

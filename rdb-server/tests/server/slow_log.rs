@@ -28,6 +28,15 @@ const SECRET: &str = "a key that is nobody's business";
 /// Longer than the threshold, which is the default, and shorter than a call waits for room.
 const PATIENCE: Duration = Duration::from_millis(800);
 
+/// A cluster that serves, with a store that was set up so.
+async fn start_with(set_up: impl FnOnce(Node) -> Node) -> Cluster {
+    let mut cluster = Cluster::prepare();
+    cluster.store = set_up(cluster.store);
+    cluster.pd.start_serving().await;
+    cluster.store.start_serving().await;
+    cluster
+}
+
 fn put(value_bytes: usize) -> RawPutRequest {
     RawPutRequest {
         context: None,
@@ -78,14 +87,8 @@ pub(crate) async fn lose_the_majority(cluster: &Cluster) -> Vec<Node> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_that_wait_for_a_lost_majority_are_told_of_as_given_up_while_they_are_synced() {
     const VALUE_BYTES: usize = 1 << 20;
-    const THRESHOLD_MS: u64 = 50;
-    let mut cluster = Cluster::prepare();
-    cluster.store = cluster
-        .store
-        .with_status()
-        .with_flag("--slow-log-ms", &THRESHOLD_MS.to_string());
-    cluster.pd.start_serving().await;
-    cluster.store.start_serving().await;
+    let set_up = |store: Node| store.with_status().with_flag("--slow-log-ms", "50");
+    let cluster = start_with(set_up).await;
     let status = cluster.store.status_address().await;
     let others = lose_the_majority(&cluster).await;
     let before = Metrics::of(&status).await;
@@ -160,10 +163,7 @@ async fn the_wait_for_a_majority_is_in_the_time_of_a_commit_and_not_in_that_of_a
 /// `None`: the others were stopped for so long that one of them has campaigned, or that the leader has given up, and the write was lost.
 async fn hold_a_majority_back() -> Option<()> {
     const HELD: Duration = Duration::from_millis(300);
-    let mut cluster = Cluster::prepare();
-    cluster.store = cluster.store.with_status();
-    cluster.pd.start_serving().await;
-    cluster.store.start_serving().await;
+    let cluster = start_with(Node::with_status).await;
     let status = cluster.store.status_address().await;
     let others = lose_the_majority(&cluster).await;
     let before = Metrics::of(&status).await;
@@ -200,10 +200,7 @@ async fn hold_a_majority_back() -> Option<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_write_that_succeeds_is_told_of_with_all_parts_of_its_time() {
-    let mut cluster = Cluster::prepare();
-    cluster.store = cluster.store.with_flag("--slow-log-ms", "1");
-    cluster.pd.start_serving().await;
-    cluster.store.start_serving().await;
+    let cluster = start_with(|store| store.with_flag("--slow-log-ms", "1")).await;
     let channel = connect(&cluster.store.address()).await.expect("it listens");
     let raw = KvRawClient::new(channel);
     let line = found("it is told of", async || {
@@ -233,10 +230,7 @@ async fn a_slow_write_that_succeeds_is_told_of_with_all_parts_of_its_time() {
 }
 
 async fn a_slow_read_is_told_of_with_all_parts_of_its_time(path: CallPath) {
-    let mut cluster = Cluster::prepare();
-    cluster.store = cluster.store.with_flag("--slow-log-ms", "1");
-    cluster.pd.start_serving().await;
-    cluster.store.start_serving().await;
+    let cluster = start_with(|store| store.with_flag("--slow-log-ms", "1")).await;
     let client = cluster.client_over(path).await;
     // A stream has no room for it in a response, and leaves it to a thread like what is not in memory.
     let put = client.raw_put(SECRET, vec![b'v'; 4 << 20]).await;
@@ -263,13 +257,8 @@ async fn a_slow_read_is_told_of_with_all_parts_of_its_time(path: CallPath) {
 async fn calls_that_wait_for_room_are_counted_and_told_of_though_no_handler_sees_them() {
     const LARGE_BYTES: usize = 4 << 20;
     const READS: usize = 3;
-    let mut cluster = Cluster::prepare();
-    cluster.store = cluster
-        .store
-        .with_status()
-        .with_flag("--bytes-in-flight-mib", "16");
-    cluster.pd.start_serving().await;
-    cluster.store.start_serving().await;
+    let set_up = |store: Node| store.with_status().with_flag("--bytes-in-flight-mib", "16");
+    let cluster = start_with(set_up).await;
     let status = cluster.store.status_address().await;
     let channel = connect(&cluster.store.address()).await.expect("it listens");
     let mut raw = KvRawClient::new(channel);
