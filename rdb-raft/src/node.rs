@@ -333,7 +333,7 @@ impl Node {
 
     /// Whether the present write and sync of the log takes longer than the longest election timeout. A disk may neither finish nor fail it.
     pub fn log_stands_still(&self) -> bool {
-        self.log.writes_for() > self.timing.log_patience()
+        self.log.stands_still(self.timing.log_patience())
     }
 
     /// What all groups count.

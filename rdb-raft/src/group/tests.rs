@@ -483,7 +483,7 @@ async fn a_leader_whose_log_is_full_is_busy_until_it_hands_over() {
     let flushed = openraft::storage::IOFlushed::noop();
     let appended = other.append(entries, flushed).now_or_never();
     appended.unwrap().unwrap();
-    while writer.writes_for() <= BRIEF.log_patience() {
+    while !writer.stands_still(BRIEF.log_patience()) {
         thread::yield_now();
     }
     assert_eq!(outcome(), Ok(Err(ProposeError::Busy)));

@@ -115,6 +115,11 @@ impl Queue {
         taken_at.map_or(Duration::ZERO, |taken_at| taken_at.elapsed())
     }
 
+    /// Whether the jobs that were taken last have been written for longer than `patience`.
+    pub(super) fn stands_still(&self, patience: Duration) -> bool {
+        self.writes_for() > patience
+    }
+
     /// Notes that the jobs that were taken last, of so many bytes, were written, or have failed.
     pub(super) fn note_done(&self, bytes: usize) {
         self.state().taken_at = None;

@@ -100,7 +100,7 @@ impl Backlog {
                 .is_some_and(|log| log.has_much_unwritten())
         };
         self.queue.unwritten_bytes() > UNWRITTEN_BYTES_MAX
-            && (has_much() || self.queue.writes_for() > self.patience)
+            && (has_much() || self.queue.stands_still(self.patience))
     }
 }
 

@@ -135,9 +135,9 @@ impl LogWriter {
         self.shared.health.subscribe()
     }
 
-    /// How long the write and sync that is under way has taken by now. Zero: none is.
-    pub(crate) fn writes_for(&self) -> Duration {
-        self.shared.queue.writes_for()
+    /// Whether the write and sync that is under way has taken longer than `patience` by now.
+    pub(crate) fn stands_still(&self, patience: Duration) -> bool {
+        self.shared.queue.stands_still(patience)
     }
 
     /// What it counts.
@@ -332,17 +332,17 @@ mod tests {
         let device = Arc::<HeldDevice>::default();
         let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
         let mut store = writer.open_group(1).unwrap();
-        assert_eq!(writer.writes_for(), Duration::ZERO);
+        assert_eq!(writer.shared.queue.writes_for(), Duration::ZERO);
         let vote = Vote::new(1, 1);
         let lock = device.lock.lock().unwrap();
         let mut voting = pin!(store.save_vote(&vote));
         assert!(voting.as_mut().now_or_never().is_none());
-        while writer.writes_for() < Duration::from_millis(20) {
+        while writer.shared.queue.writes_for() < Duration::from_millis(20) {
             thread::yield_now();
         }
         drop(lock);
         voting.await.unwrap();
-        assert_eq!(writer.writes_for(), Duration::ZERO);
+        assert_eq!(writer.shared.queue.writes_for(), Duration::ZERO);
     }
 
     #[tokio::test]
@@ -357,7 +357,7 @@ mod tests {
         });
         assert!(poisoning.join().is_err());
         store.save_vote(&Vote::new(1, 1)).await.unwrap_err();
-        assert_eq!(writer.writes_for(), Duration::ZERO);
+        assert_eq!(writer.shared.queue.writes_for(), Duration::ZERO);
         writer.close();
         assert_eq!(writer.shared.queue.unwritten_bytes(), 0);
     }
@@ -381,7 +381,7 @@ mod tests {
         appended.unwrap().unwrap();
         assert!(is_full(&busy, DAY));
         assert!(!is_full(&quiet, DAY));
-        while writer.writes_for().is_zero() {
+        while writer.shared.queue.writes_for().is_zero() {
             thread::yield_now();
         }
         assert!(is_full(&quiet, Duration::ZERO));
