@@ -306,8 +306,8 @@ impl Group {
     /// Proposes a payload. `complete` is called once, with the state machine's answer or with what is known instead. It runs
     /// here or on a task of the group, and must neither block nor panic.
     ///
-    /// A group that has ended, or whose log is far behind, refuses at once. So a `complete` that always proposes again would recurse without
-    /// end.
+    /// A group that has ended, whose log is far behind, or whose vote waits for its log, refuses at once. So a `complete` that always
+    /// proposes again would recurse without end.
     ///
     /// It never waits. Proposals are in the log in the order of these calls, as long as openraft's queue has room for them.
     pub fn propose(
@@ -342,9 +342,14 @@ impl Group {
         let _ = unconstrained(queued).now_or_never();
     }
 
-    /// Refuses proposals of a group that has ended, or whose log is far behind.
+    /// Refuses proposals of a group that has ended, whose log is far behind, or whose vote waits for its log.
     fn check_takes_proposals(&self) -> Result<(), ProposeError> {
         if let Err(Ended { cause, .. }) = self.check_running() {
+            return Err(ProposeError::NotQueued { cause });
+        }
+        // It would wait in openraft's queue, and nobody could say what becomes of it.
+        if self.backlog.awaits_vote() {
+            let cause = "the peer's vote waits to be written to the Raft log".to_owned();
             return Err(ProposeError::NotQueued { cause });
         }
         if !self.backlog.is_full() {

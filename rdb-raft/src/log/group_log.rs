@@ -24,6 +24,8 @@ pub(super) struct GroupLog {
 /// - `cache` holds the last entries. Those before them are durable, so they can be read from the device.
 struct State {
     vote: Option<Vote>,
+    /// Whether a later vote waits until it is durable.
+    awaits_vote: bool,
     purged: Option<LogId>,
     last: Option<LogId>,
     first_index: u64,
@@ -66,6 +68,7 @@ impl GroupLog {
         };
         let state = State {
             vote,
+            awaits_vote: false,
             purged,
             last,
             first_index,
@@ -107,9 +110,21 @@ impl GroupLog {
         self.state().vote
     }
 
+    /// Notes that a vote waits until it is durable.
+    pub(super) fn await_vote(&self) {
+        self.state().awaits_vote = true;
+    }
+
+    /// Whether a vote waits until it is durable. After a failure it does for ever.
+    pub(super) fn awaits_vote(&self) -> bool {
+        self.state().awaits_vote
+    }
+
     /// Notes a vote that is durable.
     pub(super) fn set_vote(&self, vote: Vote) {
-        self.state().vote = Some(vote);
+        let mut state = self.state();
+        state.vote = Some(vote);
+        state.awaits_vote = false;
     }
 
     /// Adds entries to the end, and returns the count of truncations.

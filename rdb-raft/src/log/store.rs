@@ -94,13 +94,19 @@ impl Backlog {
     /// Whether it is so much that the group should propose nothing more. What other leaders send counts, too. So while the disk works, only
     /// a group that has much of it itself is refused.
     pub(crate) fn is_full(&self) -> bool {
-        let has_much = || {
-            self.log
-                .upgrade()
-                .is_some_and(|log| log.has_much_unwritten())
-        };
+        let has_much = || self.log_is(GroupLog::has_much_unwritten);
         self.queue.unwritten_bytes() > UNWRITTEN_BYTES_MAX
             && (has_much() || self.queue.stands_still(self.patience))
+    }
+
+    /// Whether the group's vote waits until it is durable. openraft takes up nothing before that, and publishes nothing: a peer that still
+    /// seems to lead no longer does.
+    pub(crate) fn awaits_vote(&self) -> bool {
+        self.log_is(GroupLog::awaits_vote)
+    }
+
+    fn log_is(&self, is_it: fn(&GroupLog) -> bool) -> bool {
+        self.log.upgrade().is_some_and(|log| is_it(&log))
     }
 }
 
@@ -147,6 +153,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             vote: *vote,
             saved,
         })?;
+        self.log.await_vote();
         let ended = |_| stopped("the writer ended before the vote was written");
         durable.await.map_err(ended)??;
         self.log.set_vote(*vote);

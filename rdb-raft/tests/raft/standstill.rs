@@ -87,7 +87,7 @@ async fn a_leader_whose_log_stands_still_takes_proposals_only_up_to_a_bound() {
 }
 
 #[tokio::test]
-async fn a_leader_whose_log_stands_still_hands_over_and_does_not_leave_reads_waiting() {
+async fn a_leader_whose_log_stands_still_hands_over_and_leaves_no_calls_waiting() {
     let device = Arc::<TestDevice>::default();
     let stores = led_on(&device).await;
     let leader = &stores.stores[0];
@@ -113,6 +113,11 @@ async fn a_leader_whose_log_stands_still_hands_over_and_does_not_leave_reads_wai
         unwritten_bytes() > of_the_write
     })
     .await;
+    let refused = leader.write("c").await.unwrap_err();
+    assert!(
+        matches!(refused, ProposeError::NotQueued { .. }),
+        "{refused}"
+    );
     let permitted = timeout(GUARD, leader.group.permit_read()).await;
     let refused = permitted.expect("answered in time").unwrap_err();
     assert_eq!(refused, ReadError::NoQuorum);
