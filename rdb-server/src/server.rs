@@ -430,7 +430,8 @@ async fn keep_health(
 /// Which region is damaged, if one is.
 fn damage(damaged: &BTreeMap<u64, Damage>) -> Option<String> {
     let (&region_id, damage) = damaged.first_key_value()?;
-    Some(damage.told(region_id))
+    let told = damage.error(region_id).to_string();
+    Some(told.replace('\n', "; "))
 }
 
 /// Why nothing is written any more, if data is damaged and this store has one region only: then it is that one's.

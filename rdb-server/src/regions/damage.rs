@@ -6,7 +6,7 @@ use rdb_raft::OpenError;
 
 use crate::error::ServerError;
 
-/// Damaged data or a damaged log, which keeps a region from being opened or its log from being applied.
+/// Damaged data, which keeps the log of a region from being applied.
 #[derive(Debug, Clone)]
 pub(crate) struct Damage {
     pub(super) cause: String,
@@ -23,11 +23,6 @@ impl Damage {
             cause,
             has_others,
         }
-    }
-
-    /// The same in one line.
-    pub(crate) fn told(&self, region_id: u64) -> String {
-        self.error(region_id).to_string().replace('\n', "; ")
     }
 }
 

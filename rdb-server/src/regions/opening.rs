@@ -19,8 +19,7 @@ use crate::region::{
 
 impl Regions {
     /// Serves the regions that are on the disk, if the store has registered. Returns whether there are any. A region that this
-    /// store holds alone is served when this returns; all others when they have a leader. A damaged region is left out if there are others.
-    /// For the start.
+    /// store holds alone is served when this returns; all others when they have a leader. For the start.
     pub(crate) async fn restore(&self) -> Result<bool, ServerError> {
         let identity = self.storage.identity();
         let (Some(cluster_id), Some(store_id)) = (identity.cluster_id, identity.store_id) else {
@@ -38,21 +37,20 @@ impl Regions {
         let peers = stored.iter().flat_map(|region| &region.peers);
         let others = peers.map(|peer| peer.store_id).filter(|id| *id != store_id);
         self.transport(identity).greet(others);
-        let mut damaged = Vec::new();
         for region in &stored {
-            match self.open_stored(identity, region).await {
-                Err(ServerError::RegionDamaged {
-                    cause, has_others, ..
-                }) => damaged.push((region, Damage { cause, has_others })),
-                opened => opened?,
+            let region_id = region.id;
+            match self.own_peer(region, store_id).await? {
+                Some(peer_id) => {
+                    self.open_peer(identity, region_id, peer_id).await?;
+                }
+                None => {
+                    tracing::info!(
+                        region_id,
+                        "a region is stored, and has no peer on this store"
+                    );
+                    self.leave_out(region, None);
+                }
             }
-        }
-        let serves_none = self.replicas().open.is_empty();
-        for (region, damage) in damaged {
-            if serves_none {
-                return Err(damage.error(region.id));
-            }
-            self.leave_out_damaged(region, store_id, damage).await;
         }
         // Their causes were told of.
         for unfinished in self.storage.unfinished_installs().values() {
@@ -62,28 +60,6 @@ impl Regions {
         }
         self.route(&self.replicas());
         Ok(!stored.is_empty())
-    }
-
-    /// Opens a region that is on the disk, or leaves it out if this store has no peer of it.
-    async fn open_stored(
-        &self,
-        identity: StoreIdentity,
-        region: &RegionDescriptor,
-    ) -> Result<(), ServerError> {
-        let region_id = region.id;
-        match self.own_peer(region, identity.store_id).await? {
-            Some(peer_id) => {
-                self.open_peer(identity, region_id, peer_id).await?;
-            }
-            None => {
-                tracing::info!(
-                    region_id,
-                    "a region is stored, and has no peer on this store"
-                );
-                self.leave_out(region, None);
-            }
-        }
-        Ok(())
     }
 
     /// Begins these regions and serves them, unless there are regions here, which are newer. A region whose peers have changed is not
@@ -151,17 +127,6 @@ impl Regions {
         let mut replicas = self.replicas();
         replicas.ending.remove(&region.id);
         replicas.unopened.insert(region.id, held);
-    }
-
-    /// Leaves out a region that is damaged, and says so.
-    async fn leave_out_damaged(&self, region: &RegionDescriptor, store_id: u64, damage: Damage) {
-        let region_id = region.id;
-        let cause = damage.told(region_id);
-        tracing::error!(region_id, cause, "a region is damaged, and is left out");
-        let peer_id = self.own_peer_left_out(region, store_id).await;
-        self.leave_out(region, peer_id);
-        self.damaged
-            .send_modify(|damaged| drop(damaged.insert(region_id, damage)));
     }
 
     /// Gives a first state to regions without one. All at once: at the next start a part of them would look like all of them.

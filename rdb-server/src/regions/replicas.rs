@@ -36,7 +36,7 @@ impl Replica {
 pub(super) struct Replicas {
     pub(super) open: BTreeMap<u64, Replica>,
     /// Regions on the disk that are not open, as they are reported to the placement driver. Either it is not known which peer this store
-    /// has, and the first message to one opens it; or the install of a snapshot cannot be finished; or the region is damaged.
+    /// has, and the first message to one opens it; or the install of a snapshot cannot be finished.
     pub(super) unopened: BTreeMap<u64, HeldPeer>,
     /// Regions that are leaving this store.
     pub(super) ending: BTreeSet<u64>,

@@ -118,37 +118,6 @@ async fn a_note_that_cannot_be_read_keeps_a_store_from_starting_only_if_its_regi
     }
 }
 
-#[tokio::test]
-async fn a_damaged_region_is_left_out_if_another_one_can_be_served() {
-    let fixture = fixture(Durability::Sync).await;
-    let regions = &fixture.regions;
-    let lower = Region {
-        end_key: "m".into(),
-        ..region(&[(5, STORE)])
-    };
-    let upper = Region {
-        id: 9,
-        start_key: "m".into(),
-        ..region(&[(6, STORE)])
-    };
-    let described = vec![from_wire(lower), from_wire(upper)];
-    regions.bootstrap(described).await.expect("written");
-    fixture.puts(2, b"damaged").await;
-    assert!(regions.restore().await.expect("it starts"));
-    assert_eq!(*regions.served().borrow(), BTreeSet::from([9]));
-    let damaged = || {
-        let damaged = regions.damaged().borrow().clone();
-        damaged.into_keys().collect::<Vec<_>>()
-    };
-    assert_eq!(damaged(), [REGION]);
-    let report = regions.report();
-    assert!(report.holds.contains(&held(5)));
-    assert_eq!(report.count, 2);
-    regions.destroy(held(5)).await;
-    assert!(damaged().is_empty());
-    assert_eq!(regions.report().count, 1);
-}
-
 fn new_storage(config: &Config) -> Storage {
     let storage = Storage::open(&config.data_dir, config.storage_options());
     storage.expect("a new directory")
