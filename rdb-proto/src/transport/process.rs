@@ -66,9 +66,11 @@ pub trait ServerProcess {
     }
 }
 
-/// Runs a server's program and ends the process with its exit code, with logging to stderr. With TLS, SIGHUP has the certificates read again, and does not end it.
-/// Threads that are still busy at the end, e.g. with a disk that does not answer, get [`EXIT_TIMEOUT`]. Then the process ends under them:
-/// without the destructors of RocksDB's globals, which would wait for its threads or take away what they use.
+/// Runs a server's program, with logging to stderr, and ends the process with its exit code. With TLS, SIGHUP has the certificates read
+/// again, and does not end it.
+///
+/// Threads that are still busy at the end, e.g. with a disk that does not answer, get [`EXIT_TIMEOUT`]. Then the process ends in spite of
+/// them. It does not run the destructors of RocksDB's globals: they wait for RocksDB's threads, and take away what others still use.
 pub fn run<E: ProcessError>(
     name: &str,
     log_filter: LogFilter,

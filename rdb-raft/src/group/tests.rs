@@ -259,24 +259,29 @@ async fn follower(device: &Arc<HeldDevice>, machine: &Arc<Counting>) -> (LogWrit
 }
 
 /// Has it replace entries 2 and 3 by others, which are committed. It must not apply them while the device is held.
-fn replaces(group: &Group, machine: &Counting) -> JoinHandle<bool> {
+fn replaces(device: &HeldDevice, group: &Group, machine: &Counting) -> JoinHandle<bool> {
+    let begun = || device.begun.load(Ordering::SeqCst);
+    let begun_before = begun();
     let append = AppendEntriesRequest {
         leader_commit: Some(LogId::new_term_index(3, 3)),
         ..append(3, LogId::new_term_index(1, 1), 3)
     };
     let appending = appends(group, append);
+    while begun() == begun_before {
+        thread::yield_now();
+    }
     let early = machine.next_applied(Duration::from_millis(200));
     assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout));
     appending
 }
 
-/// Were the state durable before the entries are gone that were replaced, the next start would refuse the log and the state.
+/// Otherwise the state could be durable and the old entries still be in the log. The next start would refuse the two.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_are_applied_only_after_those_that_they_replace_are_durably_gone() {
     let (device, machine) = (Arc::<HeldDevice>::default(), Counting::new());
     let (_writer, group) = follower(&device, &machine).await;
     let held = device.lock.lock().unwrap();
-    let appending = replaces(&group, &machine);
+    let appending = replaces(&device, &group, &machine);
     drop(held);
     for index in 2..=3 {
         let applied = machine.next_applied(GUARD);
@@ -291,7 +296,7 @@ async fn a_log_that_fails_ends_the_wait_for_what_is_replaced_and_nothing_is_appl
     let (device, machine) = (Arc::<HeldDevice>::default(), Counting::new());
     let (_writer, group) = follower(&device, &machine).await;
     let held = device.lock.lock().unwrap();
-    let appending = replaces(&group, &machine);
+    let appending = replaces(&device, &group, &machine);
     device.is_broken.store(true, Ordering::SeqCst);
     drop(held);
     assert!(!appending.await.unwrap());

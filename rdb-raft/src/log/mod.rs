@@ -28,8 +28,7 @@
 //! # What a crash may leave
 //!
 //! Every completed change, and any number of the changes after it, in order. Truncating and purging complete at once and are
-//! durable when they are written; openraft repeats either if it is lost. While a truncation is not durable, nothing more of its group is
-//! applied.
+//! durable when they are written; openraft repeats either if it is lost. A group begins no apply before its truncations are durable.
 
 mod batch;
 mod cache;
