@@ -267,8 +267,6 @@ impl Node {
         let _opened = self.opened.lock().await;
         if let Some(group) = self.group(group_id) {
             group.shut_down().await;
-            // The log is opened as the device has it. After an error the device gets nothing more.
-            let _ = self.log.written().await;
             self.remove(group_id);
         }
     }

@@ -130,14 +130,6 @@ impl LogWriter {
         durable.await.map_err(ended)?
     }
 
-    /// Waits until all that was queued before is durable.
-    pub(crate) async fn written(&self) -> io::Result<()> {
-        let (reached, durable) = oneshot::channel();
-        self.shared.queue.push(Job::Barrier { reached })?;
-        let ended = |_| stopped("the writer ended before the changes were written");
-        durable.await.map_err(ended)?
-    }
-
     /// Whether logs are written.
     pub fn health(&self) -> watch::Receiver<LogHealth> {
         self.shared.health.subscribe()

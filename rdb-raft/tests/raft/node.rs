@@ -2,7 +2,6 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +17,6 @@ use tokio::time::{sleep, timeout};
 use crate::device::{Fault, Gate, TestDevice};
 use crate::entries::{append, entry, log_id};
 use crate::payloads::Payloads;
-use crate::standstill::Standstill;
 use crate::voters::{GUARD, wait_until};
 
 fn node(device: &Arc<MemoryDevice>) -> Node {
@@ -118,13 +116,15 @@ async fn wait_for_arrival(payloads: &Arc<Payloads>, gate: fn(&Payloads) -> &Gate
     timeout(GUARD, arrived).await.unwrap().unwrap();
 }
 
-/// Ends something while a thread is at a gate, and says whether the end waited for it.
-async fn waits_for(gate: &Gate, end: impl Future<Output = ()>) -> bool {
-    let mut end = pin!(end);
-    let waits = timeout(Duration::from_millis(200), &mut end).await.is_err();
+/// Shuts a node down while a thread is at a gate, and says whether the shutdown waited for it.
+async fn shut_down_waits(node: &Node, gate: &Gate) -> bool {
+    let mut shut_down = pin!(node.shut_down());
+    let waits = timeout(Duration::from_millis(200), &mut shut_down)
+        .await
+        .is_err();
     gate.open();
     if waits {
-        end.await;
+        shut_down.await;
     }
     waits
 }
@@ -146,7 +146,7 @@ async fn the_shutdown_waits_for_what_is_being_applied_and_applies_no_more() {
     propose(b"a");
     wait_for_arrival(&payloads, |payloads| &payloads.applies).await;
     propose(b"b");
-    assert!(waits_for(&payloads.applies, node.shut_down()).await);
+    assert!(shut_down_waits(&node, &payloads.applies).await);
     assert_eq!(payloads.payloads(), ["a"]);
     drop(sender);
     while outcomes.recv().await.is_some() {}
@@ -161,27 +161,7 @@ async fn the_shutdown_waits_for_a_flush() {
     payloads.flushes.close();
     write(&group, vec![0; 16 << 20]).await.unwrap();
     wait_for_arrival(&payloads, |payloads| &payloads.flushes).await;
-    assert!(waits_for(&payloads.flushes, node.shut_down()).await);
-}
-
-#[tokio::test]
-async fn a_group_that_was_ended_is_opened_with_all_that_it_had_appended() {
-    let device = Arc::<TestDevice>::default();
-    let node = Node::start(Timing::default(), Arc::clone(&device) as _).unwrap();
-    let payloads = Payloads::bootstrapped([1]);
-    let group = open(&node, 1, &payloads).await.unwrap();
-    group.lead_alone().await.unwrap();
-    let _standstill = Standstill::of(&device);
-    group.propose(Bytes::from_static(b"a"), |_| {});
-    let unwritten_bytes = || node.log_figures().unwritten_bytes.load(Relaxed);
-    wait_until("it is appended", || unwritten_bytes() > 0).await;
-    assert!(waits_for(&device.writes, node.end(1)).await);
-
-    let payloads = payloads.after_crash();
-    let group = open(&node, 1, &payloads).await.unwrap();
-    group.lead_alone().await.unwrap();
-    assert_eq!(payloads.payloads(), ["a"]);
-    node.shut_down().await;
+    assert!(shut_down_waits(&node, &payloads.flushes).await);
 }
 
 #[tokio::test]
