@@ -155,7 +155,7 @@ pub(crate) enum Rejection {
     Fault(Fault),
 }
 
-/// How long a client that met a full queue waits at least. The writer empties its queue with every sync, a few milliseconds.
+/// How long a client that met a full queue waits at least. While the disk works, a queue empties with every sync, within milliseconds.
 pub(crate) const QUEUE_BACKOFF: Duration = Duration::from_millis(20);
 
 /// The answer of a store that cannot serve now.

@@ -108,8 +108,7 @@ impl Group {
         };
         let is_led = leads || self.heard.leader_within(timing.leader_patience());
         self.raft.runtime_config().tick(!is_led);
-        // openraft takes nothing up while the vote waits for the log, and does not lead after that.
-        if leads && has_others && !self.backlog.awaits_vote() {
+        if leads && has_others {
             let raft = self.raft.clone();
             let asked = self.lasting(async move {
                 // It fails when the group has ended.

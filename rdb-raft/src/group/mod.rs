@@ -347,7 +347,7 @@ impl Group {
         if let Err(Ended { cause, .. }) = self.check_running() {
             return Err(ProposeError::NotQueued { cause });
         }
-        // It would wait in openraft's queue, and nobody could say what becomes of it.
+        // The proposal would wait in openraft's queue, and nobody could say what becomes of it.
         if self.backlog.awaits_vote() {
             let cause = "the peer's vote waits to be written to the Raft log".to_owned();
             return Err(ProposeError::NotQueued { cause });

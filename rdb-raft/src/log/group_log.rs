@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::LogState;
@@ -16,6 +17,8 @@ pub(super) struct GroupLog {
     group_id: u64,
     /// Whose log it was when it was opened, if that was noted.
     peer_id: Option<u64>,
+    /// Whether a vote waits until it is durable. Each proposal looks at it, so it is beside the lock.
+    awaits_vote: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -24,8 +27,6 @@ pub(super) struct GroupLog {
 /// - `cache` holds the last entries. Those before them are durable, so they can be read from the device.
 struct State {
     vote: Option<Vote>,
-    /// Whether a later vote waits until it is durable.
-    awaits_vote: bool,
     purged: Option<LogId>,
     last: Option<LogId>,
     first_index: u64,
@@ -68,7 +69,6 @@ impl GroupLog {
         };
         let state = State {
             vote,
-            awaits_vote: false,
             purged,
             last,
             first_index,
@@ -81,6 +81,7 @@ impl GroupLog {
         Ok(Self {
             group_id,
             peer_id,
+            awaits_vote: AtomicBool::new(false),
             state: Mutex::new(state),
         })
     }
@@ -112,19 +113,18 @@ impl GroupLog {
 
     /// Notes that a vote waits until it is durable.
     pub(super) fn await_vote(&self) {
-        self.state().awaits_vote = true;
+        self.awaits_vote.store(true, Ordering::Release);
     }
 
     /// Whether a vote waits until it is durable. After a failure it does for ever.
     pub(super) fn awaits_vote(&self) -> bool {
-        self.state().awaits_vote
+        self.awaits_vote.load(Ordering::Acquire)
     }
 
     /// Notes a vote that is durable.
     pub(super) fn set_vote(&self, vote: Vote) {
-        let mut state = self.state();
-        state.vote = Some(vote);
-        state.awaits_vote = false;
+        self.state().vote = Some(vote);
+        self.awaits_vote.store(false, Ordering::Release);
     }
 
     /// Adds entries to the end, and returns the count of truncations.

@@ -115,7 +115,7 @@ impl Queue {
         taken_at.map_or(Duration::ZERO, |taken_at| taken_at.elapsed())
     }
 
-    /// Whether the jobs that were taken last have been written for longer than `patience`.
+    /// Whether the write of the jobs that were taken last takes longer than `patience` by now.
     pub(super) fn stands_still(&self, patience: Duration) -> bool {
         self.writes_for() > patience
     }

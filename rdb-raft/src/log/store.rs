@@ -148,12 +148,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let (saved, durable) = oneshot::channel();
+        self.log.await_vote();
         self.queue.push(Job::Vote {
             group_id: self.log.group_id(),
             vote: *vote,
             saved,
         })?;
-        self.log.await_vote();
         let ended = |_| stopped("the writer ended before the vote was written");
         durable.await.map_err(ended)??;
         self.log.set_vote(*vote);

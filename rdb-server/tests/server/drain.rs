@@ -18,9 +18,10 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
 use crate::harness::{
-    CallPath, Cluster, HANG_GUARD, Node, binary, connect, guarded, over_both_paths, skipped,
+    CallPath, Cluster, HANG_GUARD, Node, binary, connect, found, guarded, over_both_paths, skipped,
 };
 use crate::held_disk;
+use crate::shim::Shim;
 
 /// What the design promises for a drain.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -223,13 +224,38 @@ async fn a_store_that_still_waits_for_its_registration_stops_at_once() {
     assert_drains(&mut cluster.store).await;
 }
 
-/// A thread of RocksDB is in the kernel at the end. The process neither waits for it nor lets it fall over what its end takes away.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_whose_disk_does_not_answer_stops_with_code_0_and_loses_nothing() {
+async fn a_store_whose_log_waits_for_its_disk_stops_with_code_0_and_loses_nothing_acknowledged() {
     let Some((mut cluster, shim)) = held_disk::prepare() else {
         return skipped("there is no C compiler");
     };
-    // Those of flushes, which RocksDB's own threads make.
+    cluster.pd.start_serving().await;
+    cluster.store.start_serving().await;
+    let client = cluster.client().await.with_timeout(HANG_GUARD);
+    client.raw_put("acknowledged", "1").await.expect("put");
+
+    let held_at = shim.hold_syncs();
+    let writer = client.clone();
+    let write = tokio::spawn(async move { writer.raw_put("held", "1").await });
+    found("the write waits for a sync", async || {
+        shim.has_unsynced_log(&held_at).then_some(())
+    })
+    .await;
+    stops_though_its_disk_waits(&mut cluster.store, &shim).await;
+    assert_eq!(client.raw_get("acknowledged").await, Ok(Some("1".into())));
+    let written = guarded("the writer is answered", write).await;
+    match written.expect("no panic") {
+        Ok(()) => assert_eq!(client.raw_get("held").await, Ok(Some("1".into()))),
+        Err(error) => assert!(matches!(error, Error::Undetermined { .. }), "{error:?}"),
+    }
+}
+
+/// A thread of RocksDB is in the kernel at the end. The process neither waits for it nor lets it fall over what its end takes away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_whose_flush_waits_for_its_disk_stops_with_code_0_and_loses_nothing() {
+    let Some((mut cluster, shim)) = held_disk::prepare() else {
+        return skipped("there is no C compiler");
+    };
     cluster.store.set_environment("SHIM_HOLD_ENDING", ".sst");
     cluster.pd.start_serving().await;
     cluster.store.start_serving().await;
@@ -237,15 +263,19 @@ async fn a_store_whose_disk_does_not_answer_stops_with_code_0_and_loses_nothing(
     client.raw_put("k", "v").await.expect("put");
 
     shim.hold_syncs();
-    cluster.store.terminate();
-    let status = cluster.store.exited().await;
-    let log = cluster.store.log();
+    stops_though_its_disk_waits(&mut cluster.store, &shim).await;
+    assert_eq!(client.raw_get("k").await, Ok(Some("v".into())));
+}
+
+/// Then it is started again, on a disk that works.
+async fn stops_though_its_disk_waits(store: &mut Node, shim: &Shim) {
+    store.terminate();
+    let status = store.exited().await;
+    let log = store.log();
     assert!(status.success(), "{status}: {log}");
     assert!(log.contains("flushing took too long"), "{log}");
-
     shim.release_syncs();
-    cluster.store.start_serving().await;
-    assert_eq!(client.raw_get("k").await, Ok(Some("v".into())));
+    store.start_serving().await;
 }
 
 /// Runs a server program that is expected to end by itself.
