@@ -420,9 +420,10 @@ impl Group {
         Arc::ptr_eq(&self.heard, &other.heard)
     }
 
-    /// Whether this peer leads, and proposals are likely to be committed: it has heard of a quorum within the lease.
+    /// Whether this peer leads, and proposals are likely to be committed: it has heard of a quorum within the lease, and no vote for another
+    /// leader waits for the log.
     pub fn is_live(&self) -> bool {
-        self.lease.is_live_leader(&self.raft)
+        !self.backlog.awaits_vote() && self.lease.is_live_leader(&self.raft)
     }
 
     /// Whether somebody leads the group, as far as this peer can tell: itself, as [`is_live`](Self::is_live) says, or another peer that it

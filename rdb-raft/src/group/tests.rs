@@ -197,6 +197,27 @@ async fn a_hand_over_suspends_the_lease_of_any_term_until_it_is_known_in_which_i
     group.shut_down().await;
 }
 
+/// openraft publishes that it no longer leads only once the vote is durable.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_vote_for_another_one_waits_for_the_log_is_not_live() {
+    let (device, machine) = (Arc::<HeldDevice>::default(), Counting::of([1].into()));
+    let (_writer, group) = start_on(Arc::clone(&device) as _, TICKING, &machine).await;
+    group.lead_alone().await.unwrap();
+    assert!(group.is_live());
+    let mut request = VoteRequest::new(Vote::new(5, 2), Some(LogId::new_term_index(4, 9)));
+    request.leadership_transfer = true;
+    let held = device.lock.lock().unwrap();
+    let voting = group.clone();
+    let voting = tokio::spawn(async move { voting.vote(request).await });
+    while !group.backlog.awaits_vote() {
+        thread::yield_now();
+    }
+    assert!(!group.is_live());
+    drop(held);
+    assert!(voting.await.unwrap().unwrap().vote_granted);
+    group.shut_down().await;
+}
+
 /// Tells when it is installed.
 struct Told(mpsc::Sender<()>);
 

@@ -72,7 +72,7 @@ impl Leadership {
     }
 
     /// The report of the region to the placement driver if this peer leads it, without its size. A leader that no longer hears of a
-    /// majority still leads, but does not count itself among the peers that live.
+    /// majority, or whose vote for another one waits for the disk, does not count itself among the peers that live.
     pub(crate) fn report(&self, state: Option<&GroupState>) -> Option<RegionReport> {
         let term = self.term_led(state)?;
         let described = self.description.get()?;
@@ -109,7 +109,7 @@ impl Leadership {
         Ok(())
     }
 
-    /// Whether a proposal might wait for a quorum that is gone.
+    /// Whether a proposal might wait for a quorum that is gone, or for a vote that waits for the disk.
     pub(super) fn is_stalled(&self) -> bool {
         self.has_others() && !self.group.is_live()
     }

@@ -206,8 +206,8 @@ impl Proposer {
         self.refuse_stalled();
     }
 
-    /// Refuses submissions that wait behind entries that may never be committed, since too few other stores are heard of.
-    /// They were never proposed. The fate of entries under way is unknown.
+    /// Refuses submissions that wait behind entries that may never be committed, since too few other stores are heard of, or another one is
+    /// about to lead. They were never proposed. The fate of entries under way is unknown.
     pub(crate) fn refuse_stalled(&self) {
         if !self.leadership.is_stalled() {
             return;
