@@ -19,10 +19,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crc32c::crc32c;
+use rdb_proto::transport::limits::CLOSE_TIMEOUT;
 use rdb_raft::Timing;
 use rdb_raft::transport::{STARTS_MAX, Starts};
 use rdb_storage::replace_file;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::error::ServerError;
 
@@ -73,14 +75,16 @@ pub(crate) fn refuse_outdated(data_directory: &Path) -> Result<(), ServerError> 
     }
 }
 
-/// Notes durably that the directory is outdated, as this store has said.
+/// Notes durably that the directory is outdated, as this store has said. A disk that hangs holds that up only for a while.
 pub(crate) async fn note_outdated(data_directory: PathBuf, by_store: u64) {
     let file = data_directory.join(OUTDATED_FILE);
-    let noted = spawn_blocking(move || replace_file(&file, format!("{by_store}\n").as_bytes()));
-    if let Err(error) = noted
-        .await
-        .unwrap_or_else(|panic| Err(io::Error::other(panic)))
-    {
+    let noting = spawn_blocking(move || replace_file(&file, format!("{by_store}\n").as_bytes()));
+    let noted = match timeout(CLOSE_TIMEOUT, noting).await {
+        Ok(Ok(noted)) => noted,
+        Ok(Err(panic)) => Err(io::Error::other(panic)),
+        Err(elapsed) => Err(elapsed.into()),
+    };
+    if let Err(error) = noted {
         tracing::warn!(%error, "that the data directory is outdated is not known to its next start");
     }
 }

@@ -327,6 +327,25 @@ async fn a_log_that_fails_ends_the_wait_for_what_is_replaced_and_nothing_is_appl
     assert_eq!(applied, Err(mpsc::RecvTimeoutError::Timeout));
 }
 
+/// The core has ended by then, so nobody else would end the wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_group_does_not_wait_for_a_disk_that_hangs_and_nothing_is_applied() {
+    let (device, machine) = (Arc::<HeldDevice>::default(), Counting::new());
+    let (_writer, group) = follower(&device, &machine).await;
+    let held = device.lock.lock().unwrap();
+    let appending = replaces(&device, &group, &machine);
+    let (told, ended) = mpsc::channel();
+    tokio::spawn(async move {
+        group.shut_down().await;
+        told.send(())
+    });
+    assert_eq!(ended.recv_timeout(GUARD), Ok(()), "nothing waits any more");
+    drop(held);
+    assert!(!appending.await.unwrap());
+    let applied = machine.next_applied(Duration::ZERO);
+    assert_eq!(applied, Err(mpsc::RecvTimeoutError::Timeout));
+}
+
 /// openraft's timer goes off each other millisecond, and nobody campaigns.
 const TICKING: Timing = Timing {
     heartbeat_ms: 10,

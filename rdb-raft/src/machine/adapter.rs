@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use tokio::select;
 
 use super::position::meta;
 use super::{
@@ -66,6 +67,24 @@ impl Machine {
             user: shared.users.add(),
             shared,
         }
+    }
+
+    /// Waits until what openraft has truncated is durably gone. The end of the group does not wait for a disk that hangs.
+    async fn pass_barrier(&mut self) -> io::Result<()> {
+        select! {
+            biased;
+            passed = self.barrier.pass() => passed?,
+            () = self.user.told_to_stop() => {}
+        }
+        self.check_running()
+    }
+
+    /// Refuses what the core has left in the queue at its end.
+    fn check_running(&self) -> io::Result<()> {
+        if self.user.should_stop() {
+            return Err(io::Error::other("the group has ended"));
+        }
+        Ok(())
     }
 
     async fn apply_chunk(&mut self, chunk: Chunk) -> io::Result<()> {
@@ -187,13 +206,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Entries: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
         // openraft has truncated what these replace.
-        self.barrier.pass().await?;
+        self.pass_barrier().await?;
         let mut entries = entries.fuse();
         while let Some(first) = entries.next().await {
-            // The group's core has ended, and left what it had queued.
-            if self.user.should_stop() {
-                return Err(io::Error::other("the group has ended"));
-            }
+            self.check_running()?;
             let mut chunk = Chunk::default();
             chunk.push(first?);
             while !chunk.is_full()
@@ -220,11 +236,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let message = "only what another replica has sent can be installed";
             return Err(io::Error::new(io::ErrorKind::Unsupported, message));
         };
-        if self.user.should_stop() {
-            return Err(io::Error::other("the group has ended"));
-        }
         // openraft has truncated entries that conflict with the snapshot.
-        self.barrier.pass().await?;
+        self.pass_barrier().await?;
         let installed = spawn_blocking(move || received.install()).await;
         installed.map_err(io::Error::other)??;
         self.shared.snapshots.set_installed(meta.clone());

@@ -28,4 +28,10 @@ impl User {
     pub(crate) fn should_stop(&self) -> bool {
         *self.0.borrow()
     }
+
+    /// Waits until it should stop.
+    pub(crate) async fn told_to_stop(&mut self) {
+        // If nobody is left to tell it, the group is gone.
+        let _ = self.0.wait_for(|should_stop| *should_stop).await;
+    }
 }

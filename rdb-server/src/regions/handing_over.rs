@@ -22,7 +22,7 @@ use crate::rights::RightsCopy;
 /// How often regions are looked at for what keeps them from writing.
 const KEEP_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long a drain waits for others to take over what this store leads.
+/// How long a drain waits for others to take over what this store leads, or for groups to end.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How soon a drain asks again who could take over.
@@ -121,7 +121,11 @@ impl Regions {
             let shared = shared.filter(|replica| replica.description.has_others(replica.peer_id));
             shared.map(|replica| replica.group.clone()).collect()
         };
-        join_all(groups.iter().map(|group| group.shut_down())).await;
+        let ending = join_all(groups.iter().map(|group| group.shut_down()));
+        // One whose vote waits for a disk that hangs takes nothing up before that, and ends right after it.
+        if timeout(HAND_OVER_TIMEOUT, ending).await.is_err() {
+            tracing::warn!("regions that wait for the disk are left to the end of the process");
+        }
     }
 
     /// Hands one region over, if this store leads it. Returns the next leader. `None`: no peer that could lead answers, or the group
