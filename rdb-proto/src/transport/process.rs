@@ -6,6 +6,7 @@ use std::error::Error;
 use std::future::Future;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,9 @@ pub const EXIT_CODES: &str = "Exit codes:
   1  it failed; starting it again may help
   2  a setting has a value that cannot work
   3  it was refused: its data, its place in the cluster or the clock needs an operator first";
+
+/// The exit code after a panic, as Rust has it.
+const PANICKED: i32 = 101;
 
 /// Why a process could not start or go on. Sorted by what its operator can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +74,8 @@ pub trait ServerProcess {
 /// again, and does not end it.
 ///
 /// Threads that are still busy at the end, e.g. with a disk that does not answer, get [`EXIT_TIMEOUT`]. Then the process ends in spite of
-/// them. It does not run the destructors of RocksDB's globals: they wait for RocksDB's threads, and take away what others still use.
+/// them, also after a panic. It does not run the destructors of RocksDB's globals: they wait for RocksDB's threads, and take away what others
+/// still use.
 pub fn run<E: ProcessError>(
     name: &str,
     log_filter: LogFilter,
@@ -109,15 +114,17 @@ fn run_to_end<E>(
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(async {
+    let running = async {
         let mut termination = Termination::install()?;
         if has_tls {
             termination.leave_hang_up();
         }
         Ok(process(termination).await)
-    });
+    };
+    // What a panic leaves half done is never looked at again.
+    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(running)));
     runtime.shutdown_timeout(EXIT_TIMEOUT);
-    ended
+    ended.unwrap_or_else(|_| signal_hook::low_level::exit(PANICKED))
 }
 
 /// Starts a server and sees it through, until it ends or the process is asked to: then it is drained.
@@ -153,4 +160,54 @@ pub async fn serve<S: ServerProcess>(
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::env;
+    use std::process::Command;
+    use std::thread::sleep;
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+    use tokio::task::spawn_blocking;
+
+    use super::*;
+
+    const CHILD: &str = "RDB_TEST_PANICS";
+
+    #[test]
+    #[ignore = "the next test starts it: it ends its process"]
+    fn panics_while_a_thread_is_busy() {
+        if env::var_os(CHILD).is_none() {
+            return;
+        }
+        let _ = run_to_end(false, async |_| -> Result<(), Infallible> {
+            let (begins, begun) = oneshot::channel();
+            // Long enough to be seen if the process waits for it.
+            spawn_blocking(move || {
+                begins.send(()).unwrap();
+                sleep(Duration::from_secs(30));
+            });
+            begun.await.unwrap();
+            panic!("on purpose");
+        });
+    }
+
+    #[test]
+    fn a_process_that_panics_does_not_wait_for_its_threads() {
+        let test = "transport::process::tests::panics_while_a_thread_is_busy";
+        let child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", test, "--ignored", "--nocapture"])
+            .env(CHILD, "")
+            .output()
+            .unwrap();
+        let told = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (stdout, stderr) = (told(&child.stdout), told(&child.stderr));
+        assert_eq!(child.status.code(), Some(PANICKED), "{stdout}{stderr}");
+        assert!(stderr.contains("on purpose"), "{stderr}");
+        // The panic has not come out of it, to where it ends a test after 30 seconds.
+        assert!(!stdout.contains("FAILED"), "{stdout}");
+    }
 }
