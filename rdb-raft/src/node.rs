@@ -383,7 +383,7 @@ async fn claim(
     if log.peer_id() == Some(peer_id) {
         return Ok(());
     }
-    let state = machine.flushed().map_err(failed)?;
+    let state = machine.flushed().map_err(StartError::unread)?;
     let has_state = state.position.is_some();
     match log.peer_id() {
         // Ids grow, so an earlier one is that of a late message.

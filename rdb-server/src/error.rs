@@ -30,8 +30,8 @@ pub enum ServerError {
     #[error("{0}{next}", next = next_step(.0))]
     Open(OpenError),
     /// The data directory cannot be read or written.
-    #[error("the data directory does not work")]
-    Storage(#[from] rdb_storage::Error),
+    #[error("the data directory does not work: {0}{next}", next = if is_data_loss(.0) { UNCHANGED } else { "" })]
+    Storage(rdb_storage::Error),
     /// The longest election timeout cannot be noted, which has to be before anything is promised by it.
     #[error("the election timeout cannot be noted in the data directory")]
     ElectionTimeout(#[source] io::Error),
@@ -98,6 +98,13 @@ impl From<OpenError> for ServerError {
     }
 }
 
+/// Not derived, either.
+impl From<rdb_storage::Error> for ServerError {
+    fn from(error: rdb_storage::Error) -> Self {
+        Self::Storage(error)
+    }
+}
+
 impl ProcessError for ServerError {
     fn failure(&self) -> Failure {
         match self {
@@ -105,12 +112,13 @@ impl ProcessError for ServerError {
             Self::Audit(error) if error.may_pass() => Failure::Passing,
             Self::Audit(_) => Failure::Setting,
             Self::Open(error) if error.may_pass() => Failure::Passing,
+            Self::Storage(error) if !is_data_loss(error) => Failure::Passing,
             Self::Open(_)
+            | Self::Storage(_)
             | Self::RegionDamaged { .. }
             | Self::Refused { .. }
             | Self::Outdated { .. } => Failure::Refused,
-            Self::Storage(_)
-            | Self::ElectionTimeout(_)
+            Self::ElectionTimeout(_)
             | Self::Log(_)
             | Self::Region { .. }
             | Self::Listen(_)
@@ -118,6 +126,10 @@ impl ProcessError for ServerError {
             | Self::Task(_) => Failure::Passing,
         }
     }
+}
+
+fn is_data_loss(error: &rdb_storage::Error) -> bool {
+    matches!(error, rdb_storage::Error::DataLoss { .. })
 }
 
 const UNCHANGED: &str = "\nNothing was changed. Copy the directory before anything else, and restore an older copy if there is one. If other \
@@ -240,6 +252,21 @@ mod tests {
                 has_others
             );
             assert_eq!(told.contains("`rdbctl store remove`"), has_others);
+        }
+    }
+
+    #[test]
+    fn of_failures_of_the_storage_only_damage_needs_an_operator() {
+        use rdb_storage::Error;
+        let cause = || "/data/db/7.sst".to_owned();
+        let damaged = ServerError::from(Error::DataLoss { cause: cause() });
+        assert_eq!(damaged.failure(), Failure::Refused);
+        let failed = ServerError::from(Error::Io { cause: cause() });
+        assert_eq!(failed.failure(), Failure::Passing);
+        for (error, is_damage) in [(damaged, true), (failed, false)] {
+            let told = error.to_string();
+            assert!(told.contains(": /data/db/7.sst"), "{told}");
+            assert_eq!(told.contains("Copy the directory"), is_damage, "{told}");
         }
     }
 

@@ -136,6 +136,17 @@ impl Error {
     }
 }
 
+/// Damaged data keeps a kind of its own.
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match error {
+            Error::DataLoss { .. } => std::io::ErrorKind::InvalidData,
+            _ => std::io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
 /// Whether the failure that RocksDB or this crate reported is damaged data.
 pub fn is_damage(cause: &str) -> bool {
     cause.contains("Corruption") || cause.contains("damaged")

@@ -18,6 +18,7 @@ mod tests;
 mod transfer;
 
 use std::fmt::Display;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,10 +153,16 @@ pub enum StartError {
         /// The last entry that was applied.
         index: u64,
     },
+    /// The log, or what the state machine has applied, is damaged.
+    #[error("the log of the group or its state is damaged: {cause}")]
+    Damaged {
+        /// What is.
+        cause: String,
+    },
     /// The log or the state machine cannot be read, or they contradict each other.
     #[error("the group cannot start: {cause}")]
     Failed {
-        /// What openraft said.
+        /// What openraft or the system said.
         cause: String,
     },
 }
@@ -207,10 +214,11 @@ impl Group {
             .is_on()
             .then(|| Hasty::new(Arc::clone(&machine)));
         let machine = hasty.clone().map_or(machine, |hasty| hasty);
-        let vote = log.reader().read_vote().await.map_err(StartError::failed)?;
-        let flushed = machine.flushed().map_err(StartError::failed)?;
+        let mut reader = log.reader();
+        let vote = reader.read_vote().await.map_err(StartError::unread)?;
+        let flushed = machine.flushed().map_err(StartError::unread)?;
         let is_sole_voter = flushed.membership.voter_ids().eq([peer_id]);
-        let log_state = log.get_log_state().await.map_err(StartError::failed)?;
+        let log_state = log.get_log_state().await.map_err(StartError::unread)?;
         check_start(
             vote,
             log_state.last_log_id,
@@ -239,7 +247,10 @@ impl Group {
             streams: slow_streams.clone(),
         };
         let raft = Raft::build(peer_id, config, network, log, adapter).await;
-        let raft = raft.map_err(StartError::failed)?;
+        let raft = raft.map_err(|fatal| match reader.damage() {
+            Some(damage) => StartError::damaged(damage),
+            None => StartError::failed(fatal),
+        })?;
         let promised = timing.or_longer(promised_ms);
         let quarantine = Quarantine::begin(&promised, vote.is_some(), is_sole_voter);
         raft.run();
@@ -502,16 +513,30 @@ fn check_start(
 }
 
 impl StartError {
-    /// Whether the log and the state machine do not belong together. Starting again does not help.
+    /// Whether the log and the state machine do not belong together, or one of them is damaged. Starting again does not help.
     pub fn is_damage(&self) -> bool {
         match self {
             Self::LogMissing { .. }
             | Self::StateMissing { .. }
             | Self::LogOutdated { .. }
             | Self::LogContradicts { .. }
-            | Self::LogPurged { .. } => true,
+            | Self::LogPurged { .. }
+            | Self::Damaged { .. } => true,
             Self::Timing(_) | Self::Failed { .. } => false,
         }
+    }
+
+    /// Why the log or the state machine cannot be read.
+    pub(crate) fn unread(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::InvalidData => Self::damaged(error),
+            _ => Self::failed(error),
+        }
+    }
+
+    fn damaged(damage: impl Display) -> Self {
+        let cause = damage.to_string();
+        Self::Damaged { cause }
     }
 
     fn failed(error: impl Display) -> Self {

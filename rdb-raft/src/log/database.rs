@@ -1,6 +1,6 @@
 //! The device of a store: the log database of its data directory.
 
-use std::io::{self, ErrorKind};
+use std::io;
 
 use bytes::Bytes;
 use rdb_storage::{Error, LogBatch, LogDatabase};
@@ -41,8 +41,7 @@ fn failed(error: Error) -> io::Error {
     match error {
         // The log stops, so nobody asks for the fate of this write.
         Error::Undetermined { cause } => io::Error::other(cause),
-        Error::DataLoss { .. } => io::Error::new(ErrorKind::InvalidData, error),
-        _ => io::Error::other(error),
+        error => error.into(),
     }
 }
 

@@ -1,9 +1,9 @@
 //! The part of a group's log that is in memory: where the log begins and ends, the vote, and the last entries.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use openraft::LogState;
 
@@ -19,6 +19,8 @@ pub(super) struct GroupLog {
     peer_id: Option<u64>,
     /// Whether a vote waits until it is durable. Each proposal looks at it, so it is beside the lock.
     awaits_vote: AtomicBool,
+    /// The damage that a read has met first, if one has. openraft does not pass on of which kind an error was.
+    damage: OnceLock<String>,
     state: Mutex<State>,
 }
 
@@ -82,6 +84,7 @@ impl GroupLog {
             group_id,
             peer_id,
             awaits_vote: AtomicBool::new(false),
+            damage: OnceLock::new(),
             state: Mutex::new(state),
         })
     }
@@ -125,6 +128,19 @@ impl GroupLog {
     pub(super) fn set_vote(&self, vote: Vote) {
         self.state().vote = Some(vote);
         self.awaits_vote.store(false, Ordering::Release);
+    }
+
+    /// Notes why a read has failed, if that is damage.
+    pub(super) fn note_failed_read(&self, error: &io::Error) {
+        if error.kind() == ErrorKind::InvalidData {
+            // The first one stays.
+            let _ = self.damage.set(error.to_string());
+        }
+    }
+
+    /// The damage that a read has met, if one has.
+    pub(super) fn damage(&self) -> Option<&str> {
+        self.damage.get().map(String::as_str)
     }
 
     /// Adds entries to the end, and returns the count of truncations.
@@ -297,7 +313,7 @@ fn check_follows(last: Option<LogId>, next: LogId) -> io::Result<()> {
     match last {
         Some(last) if end_after(Some(last)) != next.index => {
             let message = format!("entry {} does not follow entry {}", next.index, last.index);
-            Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+            Err(io::Error::new(ErrorKind::InvalidInput, message))
         }
         _ => Ok(()),
     }

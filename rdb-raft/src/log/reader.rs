@@ -37,9 +37,19 @@ impl LogReader {
         self.log.set_applied(index);
     }
 
+    /// The damage that a read has met, if one has.
+    pub(crate) fn damage(&self) -> Option<&str> {
+        self.log.damage()
+    }
+
     /// The entries of a range, from the first one that the log holds. It ends early once it has `bytes_max`, but only
     /// after at least one entry.
     async fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let read = self.try_read(range, bytes_max).await;
+        read.inspect_err(|error| self.log.note_failed_read(error))
+    }
+
+    async fn try_read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
         loop {
             let view = self.log.view(range.clone(), bytes_max);
             if view.stored.is_empty() {

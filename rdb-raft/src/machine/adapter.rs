@@ -87,6 +87,15 @@ impl Machine {
         Ok(())
     }
 
+    /// Tells the state machine of an entry that is damaged.
+    fn intact<T>(&self, entry: io::Result<T>) -> io::Result<T> {
+        entry.inspect_err(|error| {
+            if error.kind() == io::ErrorKind::InvalidData {
+                self.machine.log_is_damaged(error);
+            }
+        })
+    }
+
     async fn apply_chunk(&mut self, chunk: Chunk) -> io::Result<()> {
         let Chunk {
             entries,
@@ -211,11 +220,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
         while let Some(first) = entries.next().await {
             self.check_running()?;
             let mut chunk = Chunk::default();
-            chunk.push(first?);
+            chunk.push(self.intact(first)?);
             while !chunk.is_full()
                 && let Some(Some(next)) = entries.next().now_or_never()
             {
-                chunk.push(next?);
+                chunk.push(self.intact(next)?);
             }
             self.apply_chunk(chunk).await?;
         }

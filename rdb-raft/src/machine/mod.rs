@@ -53,6 +53,9 @@ pub trait StateMachine: Send + Sync + 'static {
     /// When it cannot be read.
     fn flushed(&self) -> io::Result<Applied>;
 
+    /// Called when an entry that is to be applied is damaged in the log. The group ends then.
+    fn log_is_damaged(&self, _cause: &io::Error) {}
+
     /// Makes all that is applied survive a crash.
     ///
     /// # Errors

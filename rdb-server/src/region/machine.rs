@@ -81,7 +81,7 @@ impl RegionMachine {
             (self.tell_damage)(cause);
         }
         let is_open = matches!(error, Error::Undetermined { .. });
-        let error = io::Error::other(error);
+        let error = error.into();
         if is_open {
             ApplyError::Failed(error)
         } else {
@@ -161,28 +161,27 @@ impl StateMachine for RegionMachine {
     }
 
     fn flushed(&self) -> io::Result<Applied> {
-        let flushed = self
-            .storage
-            .flushed(self.region_id)
-            .map_err(io::Error::other)?;
+        let flushed = self.storage.flushed(self.region_id)?;
         let flushed = flushed.as_ref().map(applied).transpose()?;
         Ok(flushed.unwrap_or_default())
     }
 
+    fn log_is_damaged(&self, cause: &io::Error) {
+        (self.tell_damage)(&cause.to_string());
+    }
+
     fn flush(&self) -> io::Result<()> {
-        self.storage.flush(self.region_id).map_err(io::Error::other)
+        Ok(self.storage.flush(self.region_id)?)
     }
 
     fn snapshot(&self) -> io::Result<(Applied, Box<dyn SnapshotSource>)> {
-        let snapshot = self.storage.region_snapshot(self.region_id);
-        let snapshot = snapshot.map_err(io::Error::other)?;
+        let snapshot = self.storage.region_snapshot(self.region_id)?;
         Ok((applied(snapshot.applied())?, Box::new(Sent(snapshot))))
     }
 
     fn receive(&self) -> io::Result<Box<dyn SnapshotSink>> {
-        let incoming = self.storage.receive_region(self.region_id);
         Ok(Box::new(Receiving {
-            incoming: incoming.map_err(io::Error::other)?,
+            incoming: self.storage.receive_region(self.region_id)?,
             tell_change: Arc::clone(&self.tell_change),
         }))
     }
@@ -193,7 +192,7 @@ struct Sent(RegionSnapshot);
 
 impl SnapshotSource for Sent {
     fn next_chunk(&mut self) -> io::Result<Option<Bytes>> {
-        self.0.next_chunk().map_err(io::Error::other)
+        Ok(self.0.next_chunk()?)
     }
 }
 
@@ -205,11 +204,11 @@ struct Receiving {
 
 impl SnapshotSink for Receiving {
     fn add(&mut self, chunk: Bytes) -> io::Result<()> {
-        self.incoming.add(chunk).map_err(io::Error::other)
+        Ok(self.incoming.add(chunk)?)
     }
 
     fn complete(self: Box<Self>, expected: &Applied) -> io::Result<Box<dyn ReceivedSnapshot>> {
-        let received = self.incoming.complete().map_err(io::Error::other)?;
+        let received = self.incoming.complete()?;
         if applied(received.applied())? != *expected {
             return Err(io::Error::other("the region is as of another position"));
         }
@@ -231,7 +230,7 @@ impl ReceivedSnapshot for Received {
             received,
             tell_change,
         } = *self;
-        received.install().map_err(io::Error::other)?;
+        received.install()?;
         tell_change();
         Ok(())
     }

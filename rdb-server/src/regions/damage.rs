@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 
 use rdb_raft::OpenError;
+use rdb_storage::{Error, RegionDescriptor};
 
 use crate::error::ServerError;
 
@@ -23,6 +24,21 @@ impl Damage {
             cause,
             has_others,
         }
+    }
+}
+
+/// The same error, of the region if what is stored of it is damaged.
+pub(super) fn of_region(
+    region: &RegionDescriptor,
+    store_id: u64,
+    error: ServerError,
+) -> ServerError {
+    match error {
+        ServerError::Storage(Error::DataLoss { cause }) => {
+            let has_others = region.is_elsewhere(store_id);
+            Damage { cause, has_others }.error(region.id)
+        }
+        error => error,
     }
 }
 

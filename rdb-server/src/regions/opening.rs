@@ -10,7 +10,7 @@ use rdb_storage::{Durability, RegionDescriptor};
 use tokio::task::spawn_blocking;
 
 use super::Regions;
-use super::damage::{Damage, not_opened};
+use super::damage::{Damage, not_opened, of_region};
 use super::replicas::Replica;
 use crate::error::ServerError;
 use crate::region::{
@@ -41,7 +41,8 @@ impl Regions {
             let region_id = region.id;
             match self.own_peer(region, store_id).await? {
                 Some(peer_id) => {
-                    self.open_peer(identity, region_id, peer_id).await?;
+                    let opened = self.open_peer(identity, region_id, peer_id).await;
+                    opened.map_err(|error| of_region(region, store_id, error))?;
                 }
                 None => {
                     tracing::info!(

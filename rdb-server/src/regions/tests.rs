@@ -1,3 +1,4 @@
+mod damaged;
 mod own_peer;
 mod scraped;
 
@@ -149,14 +150,19 @@ impl Fixture {
 
     /// Puts a record of the region into the database of the logs. The tag says which: 2 is its vote, and 4 whose log it is.
     async fn puts(&self, tag: u8, record: &'static [u8]) {
+        let key = [&[tag][..], &REGION.to_be_bytes()].concat();
+        self.writes(move |batch| batch.put(&key, record)).await;
+    }
+
+    /// Changes the database of the logs.
+    async fn writes(&self, change: impl FnOnce(&mut LogBatch) + Send + 'static) {
         let log = Arc::clone(&self.regions.log);
-        let put = spawn_blocking(move || {
+        let written = spawn_blocking(move || {
             let mut batch = LogBatch::default();
-            let key = [&[tag][..], &REGION.to_be_bytes()].concat();
-            batch.put(&key, record);
+            change(&mut batch);
             log.write(batch, true)
         });
-        put.await.expect("no panic").expect("written");
+        written.await.expect("no panic").expect("written");
     }
 
     /// As a release leaves it that knows of no notes, and that has destroyed peer 5.
