@@ -30,7 +30,7 @@ pub enum ServerError {
     #[error("{0}{next}", next = next_step(.0))]
     Open(OpenError),
     /// The data directory cannot be read or written.
-    #[error("the data directory does not work: {0}{next}", next = if is_data_loss(.0) { UNCHANGED } else { "" })]
+    #[error("the data directory does not work: {0}{next}", next = if is_data_loss(.0) { RESTORE } else { "" })]
     Storage(rdb_storage::Error),
     /// The longest election timeout cannot be noted, which has to be before anything is promised by it.
     #[error("the election timeout cannot be noted in the data directory")]
@@ -47,7 +47,7 @@ pub enum ServerError {
         cause: String,
     },
     /// The Raft log of a region and its data do not belong together, or one of them is damaged.
-    #[error("region {region_id}: {cause}{next}", next = if *.has_others { REPLACE } else { UNCHANGED })]
+    #[error("region {region_id}: {cause}{next}", next = if *.has_others { REPLACE } else { RESTORE })]
     RegionDamaged {
         /// The region.
         region_id: u64,
@@ -132,7 +132,7 @@ fn is_data_loss(error: &rdb_storage::Error) -> bool {
     matches!(error, rdb_storage::Error::DataLoss { .. })
 }
 
-const UNCHANGED: &str = "\nNothing was changed. Copy the directory before anything else, and restore an older copy if there is one. If other \
+const RESTORE: &str = "\nCopy the directory before anything else, and restore an older copy if there is one. If other \
                          stores hold its regions, too, leave this store stopped instead.";
 
 /// An older copy would have forgotten what this store has promised to the others.
@@ -151,7 +151,7 @@ fn next_step(error: &OpenError) -> &'static str {
              serve. `rdb-server --repair-wal` cuts the log at its damage: every write after that is lost, acknowledged ones \
              among them. If other stores hold its regions, too, leave this store stopped instead."
         }
-        OpenError::Damaged { .. } | OpenError::DamagedIdentity { .. } => UNCHANGED,
+        OpenError::Damaged { .. } | OpenError::DamagedIdentity { .. } => RESTORE,
         _ => "",
     }
 }

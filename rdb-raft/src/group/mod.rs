@@ -391,12 +391,16 @@ impl Group {
     /// Ends this peer, and waits until nothing works on its state machine. Proposals that have no answer by then are
     /// [`ProposeError::Unknown`].
     pub async fn shut_down(&self) {
-        let raft = self.raft.clone();
-        if let Err(error) = self.lasting(async move { raft.shutdown().await }).await {
+        let (raft, users) = (self.raft.clone(), Arc::clone(&self.shared.users));
+        let ended = self.lasting(async move {
+            let ended = raft.shutdown().await;
+            // The core does not wait for the task that applies, nor does it know of flushes.
+            users.stop().await;
+            ended
+        });
+        if let Err(error) = ended.await {
             tracing::error!(%error, "a task of a group failed while the group ended");
         }
-        // The core does not wait for the task that applies, nor does it know of flushes.
-        self.shared.users.stop().await;
     }
 
     /// A call into openraft that its caller may drop.

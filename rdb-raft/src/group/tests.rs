@@ -210,6 +210,7 @@ async fn a_leader_whose_vote_for_another_one_waits_for_the_log_is_not_live() {
     let voting = group.clone();
     let voting = tokio::spawn(async move { voting.vote(request).await });
     while !group.backlog.awaits_vote() {
+        assert!(!voting.is_finished());
         thread::yield_now();
     }
     assert!(!group.is_live());

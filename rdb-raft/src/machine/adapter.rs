@@ -74,7 +74,7 @@ impl Machine {
         select! {
             biased;
             passed = self.barrier.pass() => passed?,
-            () = self.user.told_to_stop() => {}
+            () = self.user.told_to_stop() => return Err(ended()),
         }
         self.check_running()
     }
@@ -82,7 +82,7 @@ impl Machine {
     /// Refuses what the core has left in the queue at its end.
     fn check_running(&self) -> io::Result<()> {
         if self.user.should_stop() {
-            return Err(io::Error::other("the group has ended"));
+            return Err(ended());
         }
         Ok(())
     }
@@ -148,6 +148,10 @@ impl Machine {
         }
         Ok(answers)
     }
+}
+
+fn ended() -> io::Error {
+    io::Error::other("the group has ended")
 }
 
 /// A panic is a failure. openraft would not notice that its task is gone, and lead on.

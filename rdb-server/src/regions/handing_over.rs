@@ -122,9 +122,11 @@ impl Regions {
             shared.map(|replica| replica.group.clone()).collect()
         };
         let ending = join_all(groups.iter().map(|group| group.shut_down()));
-        // One whose vote waits for a disk that hangs takes nothing up before that, and ends right after it.
+        // One whose vote waits for a disk that hangs takes nothing up before that.
         if timeout(HAND_OVER_TIMEOUT, ending).await.is_err() {
-            tracing::warn!("regions that wait for the disk are left to the end of the process");
+            tracing::warn!(
+                "regions that have not ended in time are left to the end of the process"
+            );
         }
     }
 

@@ -39,7 +39,8 @@ impl Regions {
         self.transport(identity).greet(others);
         for region in &stored {
             let region_id = region.id;
-            match self.own_peer(region, store_id).await? {
+            let own_peer = self.own_peer(region, store_id).await;
+            match own_peer.map_err(|error| of_region(region, store_id, error))? {
                 Some(peer_id) => {
                     let opened = self.open_peer(identity, region_id, peer_id).await;
                     opened.map_err(|error| of_region(region, store_id, error))?;
@@ -92,7 +93,8 @@ impl Regions {
             let others = region.peers.iter().map(|peer| peer.store_id);
             let others = others.filter(|id| *id != identity.store_id);
             self.transport(identity).greet(others);
-            self.open_peer(identity, region_id, peer.id).await?;
+            let opened = self.open_peer(identity, region_id, peer.id).await;
+            opened.map_err(|error| of_region(region, identity.store_id, error))?;
         }
         self.route(&self.replicas());
         Ok(())
