@@ -74,8 +74,8 @@ pub trait ServerProcess {
 /// again, and does not end it.
 ///
 /// Threads that are still busy at the end, e.g. with a disk that does not answer, get [`EXIT_TIMEOUT`]. Then the process ends in spite of
-/// them, also after a panic, unless what the panic drops waits for them. It does not run the destructors of RocksDB's globals: they wait for RocksDB's threads, and take away what others
-/// still use.
+/// them, also after a panic, unless what the panic drops waits for them. It does not run the destructors of RocksDB's globals: they wait
+/// for RocksDB's threads, and take away what others still use.
 pub fn run<E: ProcessError>(
     name: &str,
     log_filter: LogFilter,

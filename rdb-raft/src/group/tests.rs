@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, stream};
+use futures::{StreamExt, stream};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use openraft::storage::RaftLogStorage;
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::purge::{LOG_BYTES_MAX, Purging};
 use super::{Alone, Group, ProposeError, RaftMetrics};
-use crate::log::held_device::HeldDevice;
+use crate::log::held_device::{HeldDevice, append_too_much};
 use crate::log::{LogDevice, LogWriter, MemoryDevice};
 use crate::machine::{
     Applied, ApplyError, Committed, ReceivedSnapshot, SnapshotSink, SnapshotSource, StateMachine,
@@ -26,8 +26,7 @@ use crate::node::{Groups, Node};
 use crate::supervisor::beat_groups;
 use crate::timing::Timing;
 use crate::types::{
-    Answer, Content, Entry, LogId, Membership, Payload, StoreNode, StoredMembership, TypeConfig,
-    Vote,
+    Answer, Content, Entry, LogId, Membership, StoreNode, StoredMembership, TypeConfig, Vote,
 };
 
 /// Fails a test that waits in vain.
@@ -519,16 +518,8 @@ async fn a_leader_whose_log_is_full_is_busy_until_it_hands_over() {
     };
 
     let mut other = writer.open_group(2).unwrap();
-    let payload = Payload(vec![0; 1 << 20].into());
-    let entries = (0..=64).map(|index| Entry {
-        log_id: LogId::new_term_index(1, index),
-        payload: Content::Normal(payload.clone()),
-    });
-    let entries: Vec<_> = entries.collect();
     let held = device.lock.lock().unwrap();
-    let flushed = openraft::storage::IOFlushed::noop();
-    let appended = other.append(entries, flushed).now_or_never();
-    appended.unwrap().unwrap();
+    append_too_much(&mut other);
     while !writer.stands_still(BRIEF.log_patience()) {
         thread::yield_now();
     }

@@ -5,8 +5,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use futures::FutureExt;
+use openraft::storage::{IOFlushed, RaftLogStorage};
 
-use super::{Batch, LogDevice, MemoryDevice, Visit};
+use super::{Batch, LogDevice, LogStore, MemoryDevice, Visit};
+use crate::types::{Content, Entry, LogId, Payload};
 
 /// A device that writes nothing while somebody has the lock.
 #[derive(Default)]
@@ -44,4 +47,16 @@ impl LogDevice for HeldDevice {
     fn background_error(&self) -> Option<String> {
         None
     }
+}
+
+/// Appends more than may be unwritten before groups are refused. It returns at once, while the device is held.
+pub(crate) fn append_too_much(log: &mut LogStore) {
+    let payload = Payload(vec![0; 1 << 20].into());
+    let entries = (0..=64).map(|index| Entry {
+        log_id: LogId::new_term_index(1, index),
+        payload: Content::Normal(payload.clone()),
+    });
+    let entries: Vec<_> = entries.collect();
+    let appended = log.append(entries, IOFlushed::noop()).now_or_never();
+    appended.unwrap().unwrap();
 }

@@ -295,8 +295,8 @@ mod tests {
     use openraft::storage::{IOFlushed, RaftLogStorage};
 
     use super::*;
-    use crate::log::held_device::HeldDevice;
-    use crate::types::{Content, Entry, LogId, Payload, Vote};
+    use crate::log::held_device::{HeldDevice, append_too_much};
+    use crate::types::{Content, Entry, LogId, Vote};
 
     #[tokio::test]
     async fn what_is_queued_of_a_log_that_is_destroyed_does_not_come_back() {
@@ -369,16 +369,9 @@ mod tests {
         let writer = LogWriter::start(Arc::clone(&device) as _).unwrap();
         let quiet = writer.open_group(1).unwrap();
         let mut busy = writer.open_group(2).unwrap();
-        let payload = Payload(vec![0; 1 << 20].into());
-        let entries = (0..=64).map(|index| Entry {
-            log_id: LogId::new_term_index(1, index),
-            payload: Content::Normal(payload.clone()),
-        });
-        let entries: Vec<_> = entries.collect();
         let is_full = |log: &LogStore, patience| log.backlog(patience).is_full();
         let lock = device.lock.lock().unwrap();
-        let appended = busy.append(entries, IOFlushed::noop()).now_or_never();
-        appended.unwrap().unwrap();
+        append_too_much(&mut busy);
         assert!(is_full(&busy, DAY));
         assert!(!is_full(&quiet, DAY));
         while writer.shared.queue.writes_for().is_zero() {
